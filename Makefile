@@ -1,0 +1,52 @@
+# Everything rests on `make install`, which makes .venv; nothing is needed beforehand but Python >= 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Byte-compiling five gigabytes of packages takes longer than the quickstart's own work; modules compile when first imported.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+
+.PHONY: help install install-dev quickstart test test-slow lint format bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(VENV)/.installed  ## make .venv with geoflow in it
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"geoflow needs Python >= 3.11, this is {sys.version.split()[0]}: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.installed
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+quickstart: install  ## make the sample country, map it, and say how good the map is
+	$(BIN)/geoflow sample out/sample
+	$(BIN)/geoflow run jobs/quickstart.yaml
+
+test: install-dev  ## all tests but the slow ones
+	$(BIN)/python -m pytest
+
+test-slow: install-dev  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: install-dev  ## style, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install-dev  ## put the style right
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install-dev  ## the small benchmarks
+	@for b in benchmarks/*.py; do $(BIN)/python $$b --size small || exit 1; done
+
+clean:  ## remove outputs and the environment
+	rm -rf out $(VENV)

@@ -1,0 +1,81 @@
+"""geoflow: country-scale land cover and change maps from Sentinel-2 and CORINE, on Dask, xarray, Zarr and PyTorch.
+
+    import geoflow as gf
+
+    country = gf.open("out/quickstart/country.zarr")
+    country["map/2018/level1"]
+
+The names below are loaded on first use, so that ``import geoflow`` and ``geoflow --help`` stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> (module, name in that module)
+_PUBLIC = {
+    "GeoflowError": ("geoflow.errors", "GeoflowError"),
+    "Grid": ("geoflow.grid", "Grid"),
+    "InputSpec": ("geoflow.inputs", "InputSpec"),
+    "Legend": ("geoflow.legends", "Legend"),
+    "legend": ("geoflow.legends", "legend"),
+    "load_catalog": ("geoflow.imagery", "load_catalog"),
+    "load_cube": ("geoflow.imagery", "load_cube"),
+    "load_job": ("geoflow.jobs.spec", "load_job"),
+    "load_labels": ("geoflow.labels", "load_labels"),
+    "load_model": ("geoflow.modelfile", "load_model"),
+    "make_sample": ("geoflow.sample", "make_sample"),
+    "open": ("geoflow.store.zarr", "open_store"),
+    "predict": ("geoflow.mapping.predict", "predict"),
+    "run": ("geoflow.jobs.run", "run_job"),
+    "search": ("geoflow.imagery", "search"),
+}
+
+__all__ = [
+    "GeoflowError",
+    "Grid",
+    "InputSpec",
+    "Legend",
+    "__version__",
+    "legend",
+    "load_catalog",
+    "load_cube",
+    "load_job",
+    "load_labels",
+    "load_model",
+    "make_sample",
+    "open",
+    "predict",
+    "run",
+    "search",
+]
+
+if TYPE_CHECKING:
+    from geoflow.errors import GeoflowError
+    from geoflow.grid import Grid
+    from geoflow.imagery import load_catalog, load_cube, search
+    from geoflow.inputs import InputSpec
+    from geoflow.jobs.run import run_job as run
+    from geoflow.jobs.spec import load_job
+    from geoflow.labels import load_labels
+    from geoflow.legends import Legend, legend
+    from geoflow.mapping.predict import predict
+    from geoflow.modelfile import load_model
+    from geoflow.sample import make_sample
+    from geoflow.store.zarr import open_store as open
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'geoflow' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    value = getattr(importlib.import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

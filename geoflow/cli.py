@@ -1,0 +1,161 @@
+"""The command line. Every command is a few lines over the Python interface; heavy modules load when a command runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from geoflow.errors import GeoflowError, RunFailed
+
+if TYPE_CHECKING:
+    import rich.console
+
+    from geoflow.jobs.plan import Plan
+
+app = typer.Typer(
+    help=(
+        "Country-scale land cover and change maps from Sentinel-2 and CORINE.\n\n"
+        "Start here: [bold]geoflow sample out/sample[/], then [bold]geoflow run jobs/quickstart.yaml[/]."
+    ),
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; out/<job name> by default.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the job, e.g. --set grid.tile=1024."),
+]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N tiles, to try a job out.")]
+Refresh = Annotated[bool, typer.Option("--refresh", help="Search the catalog again, although the scenes are frozen.")]
+
+
+def _console(stderr: bool = False) -> rich.console.Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True)
+
+
+@app.command()
+def run(
+    job: JobFile,
+    out: Out = None,
+    settings: Settings = None,
+    cluster: Annotated[
+        str, typer.Option(metavar="WHERE", help="local, threads, tcp://HOST:PORT, tls://HOST:PORT or file:PATH.")
+    ] = "local",
+    limit: Limit = None,
+    refresh: Refresh = False,
+) -> None:
+    """Run a job, or finish one that was begun: what is done is kept.
+
+    Example: geoflow run jobs/quickstart.yaml --out out/try --limit 2
+    """
+    from geoflow.jobs.console import RichConsole
+    from geoflow.jobs.run import run_job
+    from geoflow.jobs.spec import load_job
+    from geoflow.jobs.tables import print_summary
+
+    console = _console()
+    loaded = load_job(job, settings or ())
+    folder = out or Path("out") / loaded.name
+    try:
+        summary = run_job(loaded, folder, cluster, limit, refresh, RichConsole(console))
+    except KeyboardInterrupt:
+        console.print(f"\nInterrupted. What is done is kept; to go on: [bold]geoflow run {job} --out {folder}[/]")
+        raise typer.Exit(130) from None
+    print_summary(console, summary, folder)
+    if summary["status"] != "complete":
+        raise RunFailed(f"{len(summary['failed'])} tasks failed; what is done is kept, run again to retry them")
+
+
+@app.command()
+def plan(
+    job: JobFile, out: Out = None, settings: Settings = None, limit: Limit = None, refresh: Refresh = False
+) -> None:
+    """Show what a run would do, and start nothing."""
+    from geoflow.jobs.console import RichConsole
+    from geoflow.jobs.plan import make_plan
+    from geoflow.jobs.spec import load_job
+    from geoflow.jobs.tables import print_plan
+
+    console = _console()
+    loaded = load_job(job, settings or ())
+    planned: Plan = make_plan(loaded, out, limit, refresh, RichConsole(console))
+    print_plan(console, planned)
+
+
+@app.command()
+def status(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a run.", show_default=False)],
+) -> None:
+    """Show how far a run came."""
+    from geoflow.jobs.evaluate import read_summary
+    from geoflow.jobs.tables import print_summary
+
+    print_summary(_console(), read_summary(out), out)
+
+
+@app.command()
+def evaluate(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a finished run.", show_default=False)],
+    truth: Annotated[
+        list[str], typer.Option("--truth", metavar="EPOCH=FILE", help="Raster or vector of true class codes.")
+    ],
+) -> None:
+    """Compare the maps of a finished run with a truth.
+
+    Example: geoflow evaluate out/quickstart --truth 2018=out/sample/truth/landcover_2018.tif
+    """
+    from geoflow.jobs.evaluate import evaluate_run
+    from geoflow.jobs.tables import print_accuracy
+
+    pairs = [pair.partition("=") for pair in truth]
+    if wrong := [epoch + equals + path for epoch, equals, path in pairs if not (epoch and path)]:
+        raise GeoflowError(f"--truth {wrong[0]!r}: write EPOCH=FILE, for example 2018=truth.tif")
+    found = evaluate_run(out, {epoch: Path(path) for epoch, _, path in pairs})
+    print_accuracy(_console(), found)
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make it.", show_default=False)],
+    size: Annotated[
+        str, typer.Option(help="small (2048 x 1280 px), tile (10980 x 10980 px), or WIDTHxHEIGHT.")
+    ] = "small",
+    seed: Annotated[int, typer.Option(help="Another seed is another country.")] = 2018,
+    patches: Annotated[int | None, typer.Option(min=0, help="Number of BigEarthNet-like patches.")] = None,
+) -> None:
+    """Make the sample country: synthetic Sentinel-2 scenes, CORINE, patches, and the truth behind them."""
+    from geoflow.sample import make_sample
+
+    console = _console()
+    with console.status("making the sample country ..."):
+        manifest = make_sample(folder, size=size, seed=seed, patches=patches)
+    console.print(f"Sample country in [bold]{folder}[/]: {len(manifest['files'])} files, size {size}, seed {seed}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from geoflow import __version__
+
+    typer.echo(f"geoflow {__version__}")
+
+
+def main() -> None:
+    """Entry point: a user's error is one message and an exit code; a traceback is for bugs."""
+    try:
+        app()
+    except GeoflowError as error:
+        console = _console(stderr=True)
+        console.print("[bold red]error:[/] ", end="")
+        console.print(str(error), markup=False, highlight=False)
+        sys.exit(error.exit_code)

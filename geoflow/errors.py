@@ -1,0 +1,53 @@
+"""Errors that a user can cause and mend.
+
+Each carries the offending value and what would be accepted. The command line prints the message alone and exits with
+``exit_code``; anything that is not a `GeoflowError` is a bug and keeps its traceback.
+"""
+
+
+class GeoflowError(Exception):
+    """A condition that the user can mend; the message names the value and the fix."""
+
+    exit_code = 2
+
+
+class JobError(GeoflowError):
+    """A job file that cannot be run as written. The message starts with the key, e.g. ``grid.tile``."""
+
+
+class GridError(GeoflowError):
+    """A grid that cannot be built, or something that does not lie on it."""
+
+
+class LegendError(GeoflowError):
+    """A legend that is inconsistent, or a class that it does not hold."""
+
+
+class CatalogError(GeoflowError):
+    """A catalog that cannot be reached, lacks a band, or answers with nothing."""
+
+
+class SceneError(GeoflowError):
+    """A scene that cannot be read or whose metadata contradict themselves."""
+
+
+class LabelError(GeoflowError):
+    """A label source that is missing, misses the area or holds unknown classes."""
+
+
+class ModelError(GeoflowError):
+    """A model folder that is missing, damaged, or does not fit the data."""
+
+
+class StoreError(GeoflowError):
+    """An output store that cannot be created, written, or is not one of ours."""
+
+
+class ClusterError(GeoflowError):
+    """A Dask cluster that cannot be started or reached."""
+
+
+class RunFailed(GeoflowError):
+    """A run that ended with tasks that failed; the summary names them."""
+
+    exit_code = 1

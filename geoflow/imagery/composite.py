@@ -1,0 +1,324 @@
+"""Cloud-free composites: mask with the scene classification, then a median per band over the scenes of a period.
+
+The kernels know numpy alone; `composite_tile` wraps them around lazy cubes. Everything stays in integers: a median over
+float64 with NaN costs twenty times as much.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+
+from geoflow.errors import CatalogError
+from geoflow.imagery.catalog import Catalog
+from geoflow.imagery.items import Item, items_on, sensed
+from geoflow.imagery.load import Loader, load_cube, load_scl
+from geoflow.inputs import NODATA, UNIT
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SCL_MASKED = (0, 1, 3, 8, 9, 10)
+"""SCL classes left out by default: nodata, defective, cloud shadow, cloud (medium, high), cirrus. Snow (11) is kept,
+because glaciers are land cover; a job without glaciers may add it."""
+
+SCL_DILATED = (3, 8, 9, 10)
+"""SCL classes whose edges are uncertain and which grow by the margin, where they are masked."""
+
+_STRIP_VALUES = 1 << 17  # values that a strip of all scenes may hold: what stays in a core's cache while it is sorted
+_LAST = np.int16(np.iinfo(np.int16).max)
+
+Method = Literal["median"]
+
+
+@dataclass(frozen=True)
+class Period:
+    """A named range of days, both ends included, in UTC."""
+
+    name: str
+    start: date
+    end: date
+
+    def __post_init__(self) -> None:
+        if self.start > self.end:
+            raise CatalogError(f"period {self.name} starts on {self.start} and ends before that, on {self.end}")
+
+    def holds(self, item: Item) -> bool:
+        """Whether the scene was sensed within the period."""
+        return self.start <= sensed(item).date() <= self.end
+
+
+@dataclass(frozen=True)
+class CompositeOptions:
+    """How scenes become one composite per period.
+
+    Parameters
+    ----------
+    periods : tuple of Period
+    bands : tuple of str
+        Band names in the order of the result.
+    scl_masked : tuple of int
+        SCL classes that are not used.
+    dilate_m : float
+        Margin around clouds and shadows, in units of the grid's CRS (metres).
+    method : "median"
+    loader : "stackstac" or "odc-stac"
+    """
+
+    periods: tuple[Period, ...]
+    bands: tuple[str, ...]
+    scl_masked: tuple[int, ...] = SCL_MASKED
+    dilate_m: float = 60.0
+    method: Method = "median"
+    loader: Loader = "stackstac"
+
+    def __post_init__(self) -> None:
+        names = [period.name for period in self.periods]
+        if not names or len(set(names)) != len(names):
+            raise CatalogError(f"periods need different names, and at least one: {names}")
+        if not 0 <= self.dilate_m < math.inf:
+            raise CatalogError(f"dilate_m is {self.dilate_m}; it must be 0 or more metres")
+        if any(not 0 <= value <= 11 for value in self.scl_masked):
+            raise CatalogError(f"scl_masked is {self.scl_masked}; SCL classes are 0 to 11")
+        for name, value, accepted in (
+            ("method", self.method, get_args(Method)),
+            ("loader", self.loader, get_args(Loader)),
+        ):
+            if value not in accepted:
+                raise CatalogError(f"{name} {value!r} is not known; it is one of {', '.join(accepted)}")
+
+
+def clear_mask(
+    scl: NDArray[np.uint8],
+    valid: NDArray[np.bool_] | None = None,
+    classes: Sequence[int] = SCL_MASKED,
+    dilate_px: int = 0,
+) -> NDArray[np.bool_]:
+    """Which pixels show the ground.
+
+    Parameters
+    ----------
+    scl : uint8 array, dims (..., y, x)
+        Scene classification; 0 is nodata and never clear.
+    valid : bool array, the same dims, optional
+        True where there is data; elsewhere nothing is clear.
+    classes : sequence of int
+        Classes that are not clear.
+    dilate_px : int
+        Cloud and shadow among them (`SCL_DILATED`) grow by so many pixels in every direction, diagonals included.
+
+    Returns
+    -------
+    bool array, dims (..., y, x)
+        True where the ground is seen.
+    """
+    from scipy import ndimage
+
+    table = np.zeros(256, bool)
+    table[[0, *classes]] = True
+    masked = table[scl]
+    if valid is not None:
+        masked |= ~valid
+    grows = [c for c in classes if c in SCL_DILATED]
+    if dilate_px > 0 and grows:
+        table = np.zeros(256, np.uint8)
+        table[grows] = 1
+        size = (1,) * (scl.ndim - 2) + (2 * dilate_px + 1,) * 2
+        masked |= ndimage.maximum_filter(table[scl], size=size, mode="constant").astype(bool)
+    return ~masked
+
+
+def median_composite(cube: NDArray[np.int16], clear: NDArray[np.bool_]) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Median over time of what is clear and valid.
+
+    Parameters
+    ----------
+    cube : int16 array, dims (time, ..., y, x)
+        Any unit, nodata `geoflow.inputs.NODATA`.
+    clear : bool array, dims (time, ..., y, x), broadcast against ``cube``
+        True where an observation may be used.
+
+    Returns
+    -------
+    median : int16 array, dims (..., y, x)
+        The middle value; of an even number the mean of the two middle values, halves rounded up (towards plus
+        infinity). Nodata where there is no observation.
+    count : uint8 array, dims (..., y, x)
+        Number of observations used, 255 meaning 255 or more.
+    """
+    clear = np.broadcast_to(clear, cube.shape)
+    median = np.empty(cube.shape[1:], np.int16)
+    count = np.empty(cube.shape[1:], np.uint8)
+    times, width = cube.shape[0], cube.shape[-1]
+    rows = max(1, _STRIP_VALUES // max(1, times * width))
+    for outer in np.ndindex(cube.shape[1:-2]):
+        for row in range(0, cube.shape[-2], rows):
+            strip = (*outer, slice(row, row + rows))
+            values = cube[(slice(None), *strip)]
+            usable = clear[(slice(None), *strip)] & (values != NODATA)
+            median[strip], count[strip] = _median_strip(values, usable)
+    return median, count
+
+
+def _median_strip(values: NDArray[np.int16], usable: NDArray[np.bool_]) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """`median_composite` of arrays (time, y, x) that fit a core's cache.
+
+    What is not usable becomes the largest int16, so that sorting along time puts the n usable values first; a usable
+    value as large is as good as its stand-in.
+    """
+    n = usable.view(np.uint8).sum(axis=0, dtype=np.uint8 if len(usable) < 256 else np.uint16)
+    ranked = np.where(usable, values, _LAST)
+    spare = np.empty_like(ranked[0])
+    for low, high in _sorting_network(len(ranked)):
+        np.minimum(ranked[low], ranked[high], out=spare)
+        np.maximum(ranked[low], ranked[high], out=ranked[high])
+        ranked[low] = spare
+    lower = _ranked_at(ranked, (np.maximum(n, 1) - 1) >> 1)
+    upper = _ranked_at(ranked, n >> 1)
+    middle = ((lower.astype(np.int32) + upper + 1) >> 1).astype(np.int16)
+    return np.where(n > 0, middle, np.int16(NODATA)), np.minimum(n, 255).astype(np.uint8)
+
+
+def _ranked_at(ranked: NDArray[np.int16], index: NDArray[np.unsignedinteger]) -> NDArray[np.int16]:
+    """``ranked[index]`` per pixel, for indices up to half the length: faster than a gather for the few there are."""
+    picked = ranked[0].copy()
+    for step in range(1, min(len(ranked) - 1, len(ranked) // 2) + 1):
+        np.copyto(picked, ranked[step], where=index == step)
+    return picked
+
+
+@cache
+def _sorting_network(n: int) -> tuple[tuple[int, int], ...]:
+    """Pairs to compare and exchange so that n values end up ascending: Batcher's odd-even merge sort.
+
+    D. E. Knuth, The Art of Computer Programming, volume 3, 5.2.2, algorithm M.
+    """
+    pairs = []
+    top = 1 << max(0, math.ceil(math.log2(max(n, 1))) - 1)
+    p = top
+    while p > 0:
+        q, r, d = top, 0, p
+        while d > 0:
+            pairs += [(i, i + d) for i in range(n - d) if i & p == r]
+            d, q, r = q - p, q // 2, p
+        p //= 2
+    return tuple(pairs)
+
+
+def composite_tile(items: Sequence[Item], geobox: GeoBox, options: CompositeOptions, catalog: Catalog) -> xr.Dataset:
+    """Composites of all periods on a GeoBox, lazily.
+
+    Parameters
+    ----------
+    items : sequence of dict
+        Frozen items of any dates and places; each period takes those that it holds and that meet the GeoBox.
+    geobox : GeoBox
+
+    Returns
+    -------
+    Dataset
+        ``reflectance``: int16, dims (period, band, y, x), reflectance x 10000, nodata -32768. ``clear``: uint8, dims
+        (period, y, x), the number of observations behind each pixel, in the band that has fewest. 0 means that at least
+        one band is nodata; where no scene meets the GeoBox, or none is clear, all bands are nodata.
+
+    Raises
+    ------
+    CatalogError, SceneError
+        As `geoflow.imagery.load.load_cube`.
+    """
+    import xarray as xr
+    from odc.geo.xr import xr_coords
+
+    catalog.check_bands(options.bands)
+    parts = [_composite_period(items, geobox, period, options, catalog) for period in options.periods]
+    period = xr.Variable("period", np.array([p.name for p in options.periods]))
+    reflectance = xr.concat([p[0] for p in parts], dim="period").assign_coords(period=period)
+    clear = xr.concat([p[1] for p in parts], dim="period").assign_coords(period=period)
+    reflectance.attrs = {"long_name": "median surface reflectance", "units": UNIT, "nodata": NODATA}
+    clear.attrs = {"long_name": "number of clear observations", "units": "1"}
+    result = xr.Dataset({"reflectance": reflectance, "clear": clear}).assign_coords(xr_coords(geobox))
+    for variable in result.data_vars.values():
+        variable.encoding["grid_mapping"] = "spatial_ref"
+    return result.transpose("period", "band", "y", "x")
+
+
+def _composite_period(
+    items: Sequence[Item], geobox: GeoBox, period: Period, options: CompositeOptions, catalog: Catalog
+) -> tuple[xr.DataArray, xr.DataArray]:
+    """(reflectance (band, y, x), clear (y, x)) of one period."""
+    import xarray as xr
+
+    chosen = items_on([item for item in items if period.holds(item)], geobox)
+    if not chosen:
+        return _nothing(geobox, options.bands)
+    chunks = {"time": -1, "band": 1, "y": 2048, "x": 2048}
+    cube = load_cube(chosen, geobox, options.bands, catalog, chunks, options.loader)
+    clear = _clear(chosen, geobox, options, catalog, cube.chunksizes)
+    median, count = xr.apply_ufunc(
+        _median_last,
+        cube,
+        clear,
+        input_core_dims=[["time"], ["time"]],
+        output_core_dims=[[], []],
+        dask="parallelized",
+        output_dtypes=[np.int16, np.uint8],
+        join="override",
+    )
+    return median, count.min("band")
+
+
+def _median_last(cube: NDArray[Any], clear: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """`median_composite` with time as the last dimension, where `xarray.apply_ufunc` puts it."""
+    first = np.moveaxis(clear, -1, 0)
+    first = first.reshape(len(first), *(1,) * (cube.ndim - clear.ndim), *first.shape[1:])
+    return median_composite(np.moveaxis(cube, -1, 0), first)
+
+
+def _clear(
+    items: Sequence[Item], geobox: GeoBox, options: CompositeOptions, catalog: Catalog, chunks: Any
+) -> xr.DataArray:
+    """Clear mask, dims (time, y, x), chunked as the cube.
+
+    Read with a margin, so that a cloud just outside a tile masks the same pixels inside it as in the tile next door.
+    """
+    pad = math.ceil(options.dilate_m / abs(geobox.transform.a))
+    padded = geobox.pad(pad)
+    sizes: dict[str, Any] = {"time": -1}
+    for dim in ("y", "x"):
+        first, *rest = chunks[dim]
+        widened = [first + pad, *rest]
+        widened[-1] += pad
+        sizes[dim] = tuple(widened)
+    scl = load_scl(items, padded, catalog, sizes, options.loader)
+    data = scl.data.map_overlap(
+        clear_mask,
+        depth={0: 0, 1: pad, 2: pad},
+        boundary="none",
+        dtype=bool,
+        meta=np.empty((0, 0, 0), bool),
+        classes=options.scl_masked,
+        dilate_px=pad,
+    )
+    height, width = geobox.shape
+    inner = data[:, pad : pad + height, pad : pad + width]
+    return scl.isel(y=slice(pad, pad + height), x=slice(pad, pad + width)).copy(data=inner)
+
+
+def _nothing(geobox: GeoBox, bands: tuple[str, ...]) -> tuple[xr.DataArray, xr.DataArray]:
+    """What a period without a single scene looks like: nodata, and a count of 0."""
+    import dask.array as da
+    import xarray as xr
+
+    height, width = geobox.shape
+    values = da.full((len(bands), height, width), NODATA, dtype=np.int16, chunks=(1, 2048, 2048))
+    count = da.zeros((height, width), dtype=np.uint8, chunks=(2048, 2048))
+    reflectance = xr.DataArray(values, dims=("band", "y", "x"), coords={"band": np.array(bands)})
+    return reflectance, xr.DataArray(count, dims=("y", "x"))

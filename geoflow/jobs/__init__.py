@@ -1,0 +1,1 @@
+"""Jobs: from a YAML file to tasks on a Dask cluster, receipts, and a report."""

@@ -1,0 +1,103 @@
+"""What can be wrong with a job, found before any work starts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from geoflow.errors import GeoflowError, JobError
+from geoflow.jobs.estimate import bytes_to_write
+from geoflow.jobs.spec import check_inputs_exist
+
+if TYPE_CHECKING:
+    from geoflow.jobs.console import Console
+    from geoflow.jobs.flow import Flow
+
+
+def check_job(flow: Flow, console: Console) -> None:
+    """Check everything that can be checked without computing a pixel.
+
+    Raises
+    ------
+    GeoflowError
+        Naming the key, the value and what is accepted.
+    """
+    check_inputs_exist(flow.job)
+    _check_tiles(flow)
+    if flow.job.labels is not None:
+        _check_labels(flow)
+    if flow.job.classifier is not None:
+        _ = flow.classifier_options
+    if flow.job.train is not None:
+        _ = flow.segmenter_options
+    if flow.job.predict is not None and flow.job.predict.model is not None:
+        _check_model(flow)
+    check_writable(flow.out)
+    if flow.job.imagery is not None:
+        with console.waiting("searching for scenes"):
+            _ = flow.scenes
+    _ = flow.store
+    _check_disk(flow)
+
+
+def _check_tiles(flow: Flow) -> None:
+    if not flow.tiles:
+        raise JobError(f"area: no tile of the grid meets it; its bounds are {tuple(flow.area.boundingbox)}")
+
+
+def _check_labels(flow: Flow) -> None:
+    from geoflow.labels import check_labels
+
+    section = flow.job.labels
+    if section is None:
+        return
+    try:
+        check_labels(section.source, flow.area, flow.legend, section.column)
+    except GeoflowError as error:
+        raise JobError(f"labels: {error}") from error
+
+
+def _check_model(flow: Flow) -> None:
+    """The given model fits the job's imagery."""
+    from geoflow.modelfile import load_model
+
+    imagery = flow.job.imagery
+    if imagery is None:
+        return
+    card = load_model(flow.model_folder).card
+    for what, wanted, held in (
+        ("bands", card.inputs.bands, imagery.bands),
+        ("periods", card.inputs.periods, imagery.periods),
+    ):
+        if missing := [w for w in wanted if w not in held]:
+            raise JobError(
+                f"predict.model: {flow.model_folder} reads the {what} {', '.join(wanted)}; imagery lacks "
+                f"{', '.join(missing)} (it has {', '.join(held)})"
+            )
+
+
+def check_writable(folder: Path) -> None:
+    """The output folder can be made and written.
+
+    Raises
+    ------
+    JobError
+        If not, saying which folder and why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JobError(f"--out {folder}: the folder cannot be made: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise JobError(f"--out {folder}: no permission to write there")
+
+
+def _check_disk(flow: Flow) -> None:
+    wanted = bytes_to_write(flow)
+    free = shutil.disk_usage(flow.out).free
+    if wanted > free:
+        raise JobError(
+            f"--out {flow.out}: the store may grow to {wanted / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there"
+        )

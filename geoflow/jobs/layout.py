@@ -1,0 +1,67 @@
+"""The groups of the national store: names, dtypes, nodata and attributes (docs/architecture.md has them as a table)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from geoflow.inputs import NODATA, UNIT
+from geoflow.store.zarr import Group, Variable
+
+if TYPE_CHECKING:
+    from geoflow.legends import Legend
+
+CONFIDENCE_BYTES = 1
+CONFIDENCE = Variable(
+    "confidence", "uint8", 255, attrs={"long_name": "probability of the class at the deepest level", "units": "percent"}
+)
+
+
+def imagery_group(epoch: str, coords: Mapping[str, Sequence[str]], attrs: Mapping[str, Any]) -> Group:
+    """Composites of one epoch."""
+    reflectance = Variable(
+        "reflectance",
+        "int16",
+        NODATA,
+        ("period", "band"),
+        {"long_name": UNIT, "units": "1", "scale_note": "divide by 10000"},
+    )
+    clear = Variable("clear", "uint8", 255, ("period",), {"long_name": "number of clear observations", "units": "1"})
+    return Group(f"imagery/{epoch}", (reflectance, clear), coords, attrs)
+
+
+def label_group(name: str, legend: Legend, source: str) -> Group:
+    """Rasterised labels."""
+    return Group(f"labels/{name}", _levels(legend), attrs={"legend": legend.name, "source": source})
+
+
+def map_group(epoch: str, legend: Legend, attrs: Mapping[str, Any]) -> Group:
+    """The land cover map of one epoch."""
+    return Group(f"map/{epoch}", (*_levels(legend), CONFIDENCE), attrs={"legend": legend.name, **attrs})
+
+
+def change_group(before: str, after: str, legend: Legend, attrs: Mapping[str, Any]) -> Group:
+    """Change between two epochs."""
+    deepest = legend.levels[-1]
+    flags = legend.flags(deepest)
+    dtype = str(legend.dtype(deepest))
+    states = {"flag_values": [1, 2], "flag_meanings": "unchanged changed", "long_name": "change"}
+    variables = (
+        Variable("change", "uint8", 0, attrs=states),
+        Variable("from_code", dtype, 0, attrs={"long_name": f"class in {before}, where changed", **flags}),
+        Variable("to_code", dtype, 0, attrs={"long_name": f"class in {after}, where changed", **flags}),
+        Variable("confidence", "uint8", 255, attrs={"long_name": "joint confidence of both maps", "units": "percent"}),
+    )
+    return Group(f"change/{before}-{after}", variables, attrs={"legend": legend.name, **attrs})
+
+
+def _levels(legend: Legend) -> tuple[Variable, ...]:
+    return tuple(
+        Variable(
+            f"level{level}",
+            str(legend.dtype(level)),
+            0,
+            attrs={"long_name": f"land cover, level {level} of {legend.name}", **legend.flags(level)},
+        )
+        for level in legend.levels
+    )

@@ -1,0 +1,79 @@
+"""What a run would do, before it does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from geoflow.jobs.checks import check_job
+from geoflow.jobs.console import Console, QuietConsole
+from geoflow.jobs.estimate import bytes_to_read, bytes_to_write, peak_worker_bytes
+from geoflow.jobs.flow import Flow
+from geoflow.jobs.runner import split_finished
+from geoflow.jobs.spec import Job
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage's tasks: how many there are, how many are done already, and a note where that cannot be known yet."""
+
+    name: str
+    title: str
+    tasks: int
+    done: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do."""
+
+    grid: dict[str, Any]
+    stages: tuple[StagePlan, ...]
+    scenes: dict[str, dict[str, Any]]
+    bytes_to_read: int
+    bytes_to_write: int
+    peak_worker_bytes: int
+
+
+def make_plan(
+    job: Job,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    refresh: bool = False,
+    console: Console | None = None,
+) -> Plan:
+    """Plan a job: check it as a run would, find its scenes, and count what is done. Computes no pixel.
+
+    Parameters
+    ----------
+    job, out, limit, refresh, console
+        See `geoflow.jobs.run.run_job`.
+
+    Raises
+    ------
+    GeoflowError
+        As a run would, before work starts.
+    """
+    folder = Path(out) if out is not None else Path("out") / job.name
+    flow = Flow(job, folder.resolve(), limit, refresh)
+    check_job(flow, console or QuietConsole())
+    stages, waits_for = [], ""
+    for stage in flow.stages():
+        tasks = stage.tasks()
+        todo, outcome = split_finished(tasks, flow.receipts)
+        # Ids of what comes after training depend on the weights, which are not there yet.
+        note = f"after {waits_for}" if waits_for and todo else ""
+        stages.append(StagePlan(stage.name, stage.title, len(tasks), outcome.skipped, note))
+        if stage.name == "train" and todo:
+            waits_for = stage.title
+    scenes = {epoch: s.ledger() for epoch, s in flow.scenes.items()} if job.imagery else {}
+    grid = {
+        "crs": job.grid.crs,
+        "resolution_m": flow.grid.resolution_m,
+        "shape": list(flow.grid.shape),
+        "tiles": len(flow.tiles),
+        "tile": flow.grid.tile,
+    }
+    return Plan(grid, tuple(stages), scenes, bytes_to_read(flow), bytes_to_write(flow), peak_worker_bytes(flow))

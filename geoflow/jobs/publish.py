@@ -1,0 +1,86 @@
+"""What people look at: the map, the change, the report. Made from the finished store, anew where something was done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from geoflow.jobs.console import Console
+    from geoflow.jobs.flow import Flow
+
+
+def publish(flow: Flow, summary: dict[str, Any], worked: bool, console: Console) -> None:
+    """Draw ``map.png`` and ``change.png`` and write ``report.html`` into the output folder.
+
+    Parameters
+    ----------
+    flow : Flow
+    summary : dict
+        As in ``summary.json``.
+    worked : bool
+        Whether this run changed the store; where not, files that are there stay.
+    console : Console
+    """
+    wanted = _figures(flow)
+    report = flow.out / "report.html"
+    if not worked and report.exists() and all(path.exists() for path in wanted.values()):
+        return
+    from geoflow.jobs.report import write_report
+
+    with console.waiting("drawing the maps"):
+        if "map" in wanted:
+            _draw_map(flow, summary, wanted["map"])
+        if "change" in wanted:
+            _draw_change(flow, summary, wanted["change"])
+        write_report(summary, wanted, report, flow.legend)
+
+
+def _figures(flow: Flow) -> dict[str, Path]:
+    figures = {}
+    if flow.job.predict:
+        figures["map"] = flow.out / "map.png"
+    if flow.job.change:
+        figures["change"] = flow.out / "change.png"
+    return figures
+
+
+def _draw_map(flow: Flow, summary: dict[str, Any], path: Path) -> None:
+    from geoflow.jobs.figures import draw_map
+
+    maps = {epoch: flow.store.dataset(f"map/{epoch}") for epoch in flow.job.mapped_epochs}
+    colours = {epoch: flow.store.dataset(f"imagery/{epoch}")["reflectance"] for epoch in flow.job.mapped_epochs}
+    draw_map(
+        maps,
+        colours,
+        flow.legend,
+        summary["title"],
+        "; ".join(summary["attribution"]),
+        path,
+        labels=_labels(flow),
+    )
+
+
+def _labels(flow: Flow) -> xr.DataArray | None:
+    if flow.job.labels is None:
+        return None
+    return flow.store.dataset(f"labels/{flow.job.labels.name}")[f"level{flow.legend.levels[-1]}"]
+
+
+def _draw_change(flow: Flow, summary: dict[str, Any], path: Path) -> None:
+    from geoflow.jobs.figures import draw_change
+
+    section = flow.job.change
+    if section is None:
+        return
+    draw_change(
+        flow.store.dataset(f"change/{section.before}-{section.after}"),
+        flow.legend,
+        section.before,
+        section.after,
+        summary["title"],
+        "; ".join(summary["attribution"]),
+        path,
+    )

@@ -1,0 +1,91 @@
+"""The loss over all levels of a legend, forgiving of labels that are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from geoflow.errors import ModelError
+from geoflow.learning.samples import IGNORE
+from geoflow.legends import Legend
+
+
+def class_weights(counts: NDArray[np.int64], cap: float) -> NDArray[np.float32]:
+    """Weight of each class: the inverse square root of its share, within 1/cap..cap, with mean 1 over the pixels."""
+    share = counts / counts.sum()
+    weight = np.sqrt(np.median(share) / np.maximum(share, 1e-12)).clip(1 / cap, cap)
+    return (weight / (weight * share).sum()).astype(np.float32)
+
+
+class HierarchyLoss(nn.Module):
+    """Sum over the legend's levels of the loss of the summed probabilities.
+
+    Parameters
+    ----------
+    legend : Legend
+    classes : sequence of int
+        Codes of the deepest level in logit order.
+    weights : float32 array, one value a class
+        Weight of a pixel by its labelled class.
+    level_weights : sequence of float, optional
+        Weight of each level, coarsest first; all 1 by default.
+    robustness : float
+        The q of the generalised cross-entropy (1 - p^q) / q (Zhang and Sabuncu 2018, "Generalized Cross Entropy Loss
+        for Training Deep Neural Networks with Noisy Labels", eq. 6): 0 is cross-entropy -log p, 1 the absolute error,
+        which a wrong label hardly moves.
+
+    Raises
+    ------
+    ModelError
+        If the number of level weights is not that of the levels, or ``robustness`` is not within 0..1.
+    """
+
+    member: Tensor
+    weights: Tensor
+
+    def __init__(
+        self,
+        legend: Legend,
+        classes: Sequence[int],
+        weights: NDArray[np.float32],
+        level_weights: Sequence[float] | None,
+        robustness: float,
+    ) -> None:
+        super().__init__()
+        levels = legend.levels
+        self.level_weights = tuple(level_weights) if level_weights is not None else (1.0,) * len(levels)
+        if len(self.level_weights) != len(levels):
+            raise ModelError(f"{len(self.level_weights)} level weights for the {len(levels)} levels of {legend.name!r}")
+        if not 0 <= robustness <= 1:
+            raise ModelError(f"robustness must be within 0..1, not {robustness}")
+        self.robustness = robustness
+        groups = [np.array([legend.ancestor(c, level) for c in classes]) for level in levels]
+        # member[level, a, b]: whether class b lies in the same group as class a, seen from that level.
+        self.register_buffer("member", torch.from_numpy(np.stack([g[:, None] == g[None, :] for g in groups])))
+        self.register_buffer("weights", torch.from_numpy(weights))
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean loss over the labelled pixels: float32 logits (n, class, y, x), int64 class indices (n, y, x)."""
+        classes = logits.shape[1]
+        flat = logits.permute(0, 2, 3, 1).reshape(-1, classes)
+        labelled = target.reshape(-1) != IGNORE
+        if not labelled.any():
+            return logits.sum() * 0  # keeps the graph, teaches nothing
+        flat, label = flat[labelled], target.reshape(-1)[labelled]
+        log_p = torch.log_softmax(flat, dim=1)
+        weight = self.weights[label]
+        total = flat.new_zeros(())
+        for member, level_weight in zip(self.member, self.level_weights, strict=True):
+            # log of the summed probability of the label's group; stable where single probabilities underflow
+            log_group = log_p.masked_fill(~member[label], -torch.inf).logsumexp(dim=1)
+            total = total + level_weight * (weight * self._penalty(log_group)).sum()
+        return total / (weight.sum() * sum(self.level_weights))
+
+    def _penalty(self, log_p: Tensor) -> Tensor:
+        if self.robustness == 0:
+            return -log_p
+        return (1 - torch.exp(self.robustness * log_p)) / self.robustness

@@ -1,0 +1,126 @@
+"""How the nets are trained: options, resolved once, and free of torch so that a job can be checked without it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from geoflow.errors import ModelError
+
+RGB = ("B04", "B03", "B02")
+"""Band order of nets that were trained on photographs."""
+
+STRIDE_PX = 32
+"""Windows are multiples of this: every encoder halves its input five times."""
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """How the patch classifier is trained.
+
+    Parameters
+    ----------
+    encoder : str
+        See `geoflow.nets`.
+    head_epochs, epochs : int
+        Passes over the patches with the encoder frozen, then with all layers. Freezing helps only where the encoder
+        starts from trained weights.
+    batch : int
+    head_lr, lr : float
+        Peak learning rates of the two stages.
+    weight_decay, dropout : float
+    validation : float
+        Share of the patches kept apart to measure.
+    seed : int
+    weights : str, optional
+        Local safetensors file to start the encoder from; ``weights_bands`` names the bands of its first layer.
+    """
+
+    encoder: str = "resnet50"
+    head_epochs: int = 1
+    epochs: int = 4
+    batch: int = 16
+    head_lr: float = 1e-3
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    dropout: float = 0.2
+    validation: float = 0.2
+    seed: int = 0
+    weights: str | None = None
+    weights_bands: tuple[str, ...] = RGB
+
+
+@dataclass(frozen=True)
+class SegmenterOptions:
+    """How the segmenter is trained.
+
+    Parameters
+    ----------
+    architecture, encoder : str
+        See `geoflow.nets`; with a classifier to start from, its encoder is taken.
+    decoder_channels : tuple of int
+        Widths of the decoder's five stages, coarsest first.
+    pixel_channels : int
+        Width of the per-pixel path of ``pixel-unet``.
+    decoder_steps, steps : int
+        Steps with the encoder frozen, then with all layers.
+    batch, window_px : int
+        Windows in a step, and their edge in training.
+    decoder_lr, lr : float
+        Peak learning rates of the two stages.
+    encoder_lr_share : float
+        Learning rate of the encoder in the second stage, as a share of ``lr``.
+    weight_decay : float
+    level_weights : tuple of float, optional
+        Weight of each level's loss, coarsest first; all 1 by default.
+    robustness : float
+        0 is cross-entropy; towards 1 the loss forgives labels that the net finds very unlikely (generalised
+        cross-entropy), because some of them are wrong.
+    max_class_weight : float
+        Cap of the inverse-square-root class weights; 1 switches them off.
+    border_px : int
+        Labels nearer than this to another class are ignored.
+    rarity, jitter : float
+        See `SamplerOptions`.
+    average : float
+        Decay of the moving average of the weights that is kept in the end; 0 keeps the last weights.
+    map_window_px, map_halo_px : int
+        Window and halo that the model maps with.
+    seed, memory_mb : int
+        ``memory_mb`` bounds the imagery held while drawing windows.
+    weights, weights_bands
+        See `ClassifierOptions`; used where there is no classifier to start from.
+    """
+
+    architecture: str = "pixel-unet"
+    encoder: str = "resnet50"
+    decoder_channels: tuple[int, ...] = (128, 64, 48, 32, 32)
+    pixel_channels: int = 64
+    decoder_steps: int = 60
+    steps: int = 160
+    batch: int = 8
+    window_px: int = 128
+    decoder_lr: float = 2e-3
+    lr: float = 1e-3
+    encoder_lr_share: float = 0.5
+    weight_decay: float = 1e-3
+    level_weights: tuple[float, ...] | None = None
+    robustness: float = 0.3
+    max_class_weight: float = 3.0
+    border_px: int = 0
+    rarity: float = 0.5
+    jitter: float = 0.05
+    average: float = 0.95
+    map_window_px: int = 320
+    map_halo_px: int = 32
+    seed: int = 0
+    memory_mb: int = 512
+    weights: str | None = None
+    weights_bands: tuple[str, ...] = RGB
+
+    def __post_init__(self) -> None:
+        for name in ("window_px", "map_window_px"):
+            size = getattr(self, name)
+            if size <= 0 or size % STRIDE_PX:
+                raise ModelError(f"{name} must be a multiple of {STRIDE_PX} px, not {size}")
+        if self.decoder_steps + self.steps < 1:
+            raise ModelError("decoder_steps and steps are both 0: there would be no training")

@@ -1,0 +1,1 @@
+"""Maps: prediction, change between two maps, and how good they are."""

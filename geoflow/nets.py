@@ -1,0 +1,321 @@
+"""The nets: one registry of architectures, one encoder type for classifier and segmenter, and how to run them.
+
+The module lies below the rooms `learning` and `mapping`, because both build nets from a `geoflow.modelfile.ModelCard`.
+It imports torch, so only code that is about to run a net imports it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from geoflow.errors import ModelError
+
+MIN_TRANSFERRED = 0.99
+"""Least share of the encoder's tensors that a transfer must fill; less means that two different nets were mixed up."""
+
+
+class Classifier(nn.Module):
+    """Multi-label patch classifier: an encoder, the mean over the patch, one linear layer.
+
+    Input float32 (n, channel, y, x); output logits (n, class).
+    """
+
+    def __init__(self, encoder: nn.Module, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(int(encoder.out_channels[-1]), classes)  # type: ignore[index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        deepest = self.encoder(x)[-1]
+        # A plain mean, not adaptive pooling: the backward of the latter is not deterministic on CUDA.
+        return self.head(self.dropout(deepest.mean(dim=(2, 3))))
+
+
+class PixelUnet(nn.Module):
+    """A U-Net with a second, per-pixel path from the input to the last layer.
+
+    The U-Net of segmentation-models-pytorch has no skip connection at full resolution: its finest features come from
+    stride 2. Land cover at 10 m is full of things one pixel wide, and much of what tells classes apart is the
+    spectrum of the pixel itself, which a small 1x1 net learns within a few dozen steps. The path is that net; its
+    features join the decoder's before the last layer. Input float32 (n, channel, y, x); output logits (n, class, y,
+    x).
+    """
+
+    def __init__(self, unet: Any, channels: int, width: int, classes: int) -> None:
+        super().__init__()
+        self.encoder: nn.Module = unet.encoder
+        self.decoder: nn.Module = unet.decoder
+        self.pixel = nn.Sequential(
+            nn.Conv2d(channels, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+        decoded = int(unet.segmentation_head[0].in_channels)
+        self.segmentation_head = nn.Conv2d(decoded + width, classes, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        decoded = self.decoder(self.encoder(x))
+        return self.segmentation_head(torch.cat([decoded, self.pixel(x)], dim=1))
+
+
+def _encoder(name: str, channels: int) -> nn.Module:
+    """An encoder with fresh weights. Never downloads: smp would fetch weights for any value but None."""
+    try:
+        return smp.encoders.get_encoder(name, in_channels=channels, depth=5, weights=None)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"unknown encoder {name!r}: use one of segmentation-models-pytorch, such as 'resnet50', or 'tu-' and a "
+            f"name of timm that offers features, such as 'tu-resnet50' ({error})"
+        ) from None
+
+
+def _classifier(encoder: str, channels: int, classes: int, dropout: float = 0.2) -> nn.Module:
+    return Classifier(_encoder(encoder, channels), classes, dropout)
+
+
+def _unet(
+    encoder: str, channels: int, classes: int, decoder_channels: Sequence[int] = (256, 128, 64, 32, 16)
+) -> nn.Module:
+    _encoder(encoder, channels)  # for its error message
+    return smp.Unet(
+        encoder_name=encoder,
+        encoder_weights=None,
+        decoder_channels=tuple(decoder_channels),
+        in_channels=channels,
+        classes=classes,
+    )
+
+
+def _pixel_unet(
+    encoder: str,
+    channels: int,
+    classes: int,
+    decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+    pixel_channels: int = 64,
+) -> nn.Module:
+    return PixelUnet(_unet(encoder, channels, classes, decoder_channels), channels, pixel_channels, classes)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One line of the registry: what a net is for, and how it is built."""
+
+    kind: str
+    build: Callable[..., nn.Module]
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "classifier": Architecture("classifier", _classifier),
+    "unet": Architecture("segmenter", _unet),
+    "pixel-unet": Architecture("segmenter", _pixel_unet),
+}
+
+
+def build_net(
+    kind: str, architecture: str, encoder: str, channels: int, classes: int, options: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """A net with fresh weights.
+
+    Parameters
+    ----------
+    kind : str
+        ``"classifier"`` (logits (n, class)) or ``"segmenter"`` (logits (n, class, y, x)).
+    architecture, encoder : str
+        A key of `ARCHITECTURES`; a name of segmentation-models-pytorch's encoders, ``tu-*`` for timm's.
+    channels, classes : int
+    options : mapping, optional
+        Further arguments of the architecture, for example ``decoder_channels``.
+
+    Raises
+    ------
+    ModelError
+        If the architecture, its kind, an option or the encoder is unknown.
+    """
+    entry = ARCHITECTURES.get(architecture)
+    if entry is None or entry.kind != kind:
+        known = sorted(name for name, a in ARCHITECTURES.items() if a.kind == kind)
+        raise ModelError(f"unknown architecture {architecture!r} of a {kind}; this geoflow knows {known}")
+    try:
+        return entry.build(encoder, channels, classes, **(options or {}))
+    except TypeError as error:
+        raise ModelError(
+            f"architecture {architecture!r} does not take the options {dict(options or {})}: {error}"
+        ) from None
+
+
+def build_classifier(encoder: str, channels: int, classes: int, **options: Any) -> nn.Module:
+    """A multi-label patch classifier with fresh weights; see `build_net`."""
+    return build_net("classifier", "classifier", encoder, channels, classes, options)
+
+
+def build_segmenter(architecture: str, encoder: str, channels: int, classes: int, **options: Any) -> nn.Module:
+    """A segmentation net with fresh weights; see `build_net`."""
+    return build_net("segmenter", architecture, encoder, channels, classes, options)
+
+
+# --- weights from another net ---------------------------------------------------------------------------------------
+
+
+def transfer_encoder(
+    source: Mapping[str, Tensor],
+    source_bands: Sequence[str],
+    target: nn.Module,
+    target_bands: Sequence[str],
+) -> float:
+    """Copy encoder weights into ``target.encoder``, fitting the first layer to another band set.
+
+    Parameters
+    ----------
+    source : mapping of str to tensor
+        State of a net with keys ``encoder.*``, or of a bare encoder (torchvision's and timm's files).
+    source_bands, target_bands : sequence of str
+        Band name of each input channel (`InputSpec.channel_bands`); a band repeats once a period.
+    target : module
+        A net with ``.encoder``; changed in place.
+
+    Returns
+    -------
+    float
+        The share of the encoder's tensors that were copied.
+
+    Raises
+    ------
+    ModelError
+        If less than `MIN_TRANSFERRED` of the tensors fit, or the first layer does not.
+
+    Notes
+    -----
+    A first-layer filter follows its band's name. Over several source periods it is summed, over several target periods
+    it is shared out evenly, so that a constant scene gives the same response before and after. A band that the source
+    lacks starts from the mean of the source's filters.
+    """
+    encoder: nn.Module = target.encoder  # type: ignore[assignment]
+    state = {k.removeprefix("encoder."): v for k, v in source.items() if k.startswith("encoder.")} or dict(source)
+    own = encoder.state_dict()
+    first = _first_layer(encoder)
+    copied = {}
+    for key, value in own.items():
+        given = state.get(key)
+        if given is None:
+            continue
+        if key == first and given.ndim == 4 and given.shape[1] == len(source_bands):
+            given = _fit_filters(given, source_bands, target_bands)
+        if given.shape == value.shape:
+            copied[key] = given.to(value.dtype)
+    share = len(copied) / max(1, len(own))
+    if share < MIN_TRANSFERRED or first not in copied:
+        missing = [k for k in own if k not in copied][:3]
+        raise ModelError(
+            f"only {share:.0%} of the encoder's weights fit (missing, among others: {missing}); "
+            f"take weights of the same encoder, whose first layer reads the {len(source_bands)} bands {source_bands}"
+        )
+    encoder.load_state_dict({**own, **copied})
+    return share
+
+
+def _first_layer(encoder: nn.Module) -> str:
+    """Key of the weights of the first convolution, the one whose inputs are bands."""
+    return next(f"{name}.weight" for name, module in encoder.named_modules() if isinstance(module, nn.Conv2d))
+
+
+def _fit_filters(filters: Tensor, source_bands: Sequence[str], target_bands: Sequence[str]) -> Tensor:
+    """First-layer filters (out, source channel, ky, kx) rearranged to the target's channels."""
+    if tuple(source_bands) == tuple(target_bands):
+        return filters
+    channels = {band: [i for i, other in enumerate(source_bands) if other == band] for band in source_bands}
+    by_band = {band: filters[:, chosen].sum(dim=1) for band, chosen in channels.items()}
+    unknown = torch.stack(list(by_band.values())).mean(dim=0)
+    return torch.stack([by_band.get(b, unknown) / list(target_bands).count(b) for b in target_bands], dim=1)
+
+
+def load_encoder_file(path: str | Path, target: nn.Module, bands: Sequence[str], file_bands: Sequence[str]) -> float:
+    """Start ``target.encoder`` from a local safetensors file; see `transfer_encoder`.
+
+    ``file_bands`` names the bands of the file's first layer; files trained on photographs have B04, B03, B02.
+
+    Raises
+    ------
+    ModelError
+        If the file is missing, unreadable or of another encoder.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ModelError(f"no weights at {file}: give a safetensors file of this encoder; geoflow never downloads one")
+    try:
+        state = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} is not a readable safetensors file: {error}") from None
+    return transfer_encoder(state, file_bands, target, bands)
+
+
+# --- how to run a net on this machine -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where nets run, and in which precision.
+
+    Attributes
+    ----------
+    device : str
+        ``"cuda"`` or ``"cpu"``.
+    bf16 : bool
+        Whether convolutions run in bfloat16 (autocast; weights stay float32). Only where the hardware does it natively:
+        emulation is slower than float32.
+    """
+
+    device: str
+    bf16: bool
+
+    def place(self, net: nn.Module) -> nn.Module:
+        """Move a net to the device in the memory layout that its convolutions are fastest in."""
+        return net.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def tensor(self, array: Any) -> Tensor:
+        """A numpy array (n, channel, y, x) on the device, channels last."""
+        return torch.from_numpy(array).to(self.device).contiguous(memory_format=torch.channels_last)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """The precision of the forward pass."""
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def best_compute() -> Compute:
+    """CUDA where there is one, else the CPU; bfloat16 where it is native."""
+    if torch.cuda.is_available():
+        return Compute("cuda", torch.cuda.is_bf16_supported(including_emulation=False))
+    native = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return Compute("cpu", any(check() for check in native if check is not None))
+
+
+@contextlib.contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """Seed torch and ask for deterministic kernels inside the block; the caller's state comes back after it."""
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs for it
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=warn_only)
+            torch.backends.cudnn.benchmark = benchmark

@@ -1,0 +1,209 @@
+"""Make the sample country in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio.features
+from affine import Affine
+from numpy.typing import NDArray
+
+from geoflow.errors import SceneError
+from geoflow.sample import cog, corine, vectors
+from geoflow.sample.geography import CRS, Frame, border_of, counties_of, frame_of, ground_window, tiles_of
+from geoflow.sample.ground import Ground, blocks, drop_small_changes, make_ground
+from geoflow.sample.imagery import write_imagery, write_truth_of_scenes
+from geoflow.sample.landscape import PIXEL_M, Codes, Landscape
+from geoflow.sample.parallel import default_workers
+from geoflow.sample.patches import write_patches
+from geoflow.sample.stac import write_json
+
+GENERATOR_VERSION = "1"
+PATCHES = {"small": 320}
+TRUTH_BLOCK = 2048
+Progress = Callable[[str, int, int], None]
+
+_README = """# The sample country
+
+Everything in this folder is synthetic. No satellite has seen this country, nobody lives in it, and the files only look like
+Sentinel-2, CORINE and BigEarthNet because they follow their formats. It was made by `geoflow sample` (size {size}, seed {seed}), and the
+same command makes the same bytes again (`manifest.json` holds their sha256).
+
+| path | what |
+|---|---|
+| `border.gpkg`, `counties.gpkg` | the national border with its islands, five counties, EPSG:3035 |
+| `stac/catalog.json` | Sentinel-2 L2A as a static STAC catalog with items like those of Earth Search v1 |
+| `corine/clc2018.gpkg` | a CORINE-like map of 2018 (`Code_18`): 25 ha units, generalised, about 15 % of the area wrong |
+| `bigearthnet/`, `bigearthnet-lists/` | labelled patches like BigEarthNet v1, from ground elsewhere |
+| `truth/` | for evaluation only: land cover at 10 m in 2018 and 2024, the changes, wrong labels, the true state of the scenes |
+
+The tiles are windows over the country ({tiles}), not whole MGRS tiles, except in size `tile`. Flags and scene
+classifications are wrong where real ones tend to be; `truth/scenes.json` tells where.
+"""
+_MARKER = "The truth of the sample country. For evaluation only: no job may read this folder.\n"
+
+
+def make_sample(
+    folder: Path,
+    size: str = "small",
+    seed: int = 2018,
+    patches: int | None = None,
+    progress: Progress | None = None,
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Make the sample country.
+
+    Parameters
+    ----------
+    folder : Path
+        New or empty folder to fill.
+    size : str
+        ``small`` (2048 x 1280 px), ``tile`` (one full 10980 x 10980 px tile), ``country`` (20000 x 15000 px), or
+        ``WIDTHxHEIGHT`` in 10 m pixels.
+    seed : int
+        Another seed is another country.
+    patches : int, optional
+        Number of labelled patches; 320 by default.
+    progress : callable, optional
+        Called as ``progress(stage, done, total)``.
+    workers : int, optional
+        Threads; by default one a processor. The bytes do not depend on it.
+
+    Returns
+    -------
+    dict
+        The manifest, also written as ``manifest.json``: seed, size, generator version, sha256 of every file.
+
+    Raises
+    ------
+    GridError
+        If the size is unknown.
+    SceneError
+        If the folder holds something already.
+    """
+    frame = frame_of(size)
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SceneError(f"{folder} is not an empty folder: name a new one, or remove it first")
+    count = PATCHES.get(size, 320) if patches is None else patches
+    if count < 0:
+        raise SceneError(f"the number of patches must not be negative, as {count} is")
+    workers = workers or default_workers()
+    tell = progress or (lambda stage, done, total: None)
+    work = folder / ".work"
+    land = _with_fires(Landscape(seed, frame.height * PIXEL_M, frame.width * PIXEL_M), frame)
+    tiles = tiles_of(frame)
+    _write_regions(folder, land, frame)
+    tell("ground", 0, 1)
+    ground = make_ground(land, *ground_window(tiles, frame), work / "ground", workers)
+    tell("ground", 1, 1)
+    _write_truth(folder, work, ground, land, frame)
+    records = write_imagery(folder / "stac", work, ground, frame, tiles, seed, workers, tell)
+    write_truth_of_scenes(folder / "truth" / "scenes.json", records)
+    del ground
+    write_patches(
+        folder / "bigearthnet", folder / "bigearthnet-lists", folder / "truth", count, seed, workers, tell
+    )
+    shutil.rmtree(work)
+    names = ", ".join(f"{t.mgrs} of {t.width} x {t.height} px" for t in tiles)
+    (folder / "README.md").write_text(_README.format(size=size, seed=seed, tiles=names), encoding="utf-8")
+    return _write_manifest(folder, size, seed)
+
+
+def _write_regions(folder: Path, land: Landscape, frame: Frame) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    border = border_of(land, frame)
+    vectors.write_layer(folder / "border.gpkg", "border", [border], {"name": ["Sample country"]}, "MultiPolygon")
+    counties = counties_of(border, frame, land.seed)
+    columns: dict[str, list[Any]] = {"code": [c for c, _, _ in counties], "name": [n for _, n, _ in counties]}
+    vectors.write_layer(folder / "counties.gpkg", "counties", [g for _, _, g in counties], columns, "MultiPolygon")
+
+
+def _with_fires(land: Landscape, frame: Frame) -> Landscape:
+    """The same ground with a fire about every 400 km2, each where there is most forest or heath to burn."""
+    step = 16
+    survey = land.survey(slice(0, frame.height), slice(0, frame.width), step).before
+    fuel = np.isin(survey, (311, 312, 313, 321, 322, 324)).astype(np.float32)
+    from scipy import ndimage
+
+    density = ndimage.uniform_filter(fuel, 5, mode="constant")
+    count = max(1, round(frame.height * frame.width * 1e-4 / 400))
+    fires = []
+    rng = np.random.default_rng([land.seed, 334])
+    for part in np.array_split(np.arange(density.shape[1])[density.shape[1] // 5 : -density.shape[1] // 8], count):
+        zone = density[density.shape[0] // 6 : -density.shape[0] // 6, part] + 0.02 * rng.random((1, len(part)))
+        r, c = np.unravel_index(int(zone.argmax()), zone.shape)
+        y, x = (r + density.shape[0] // 6) * step * PIXEL_M, (part[0] + c) * step * PIXEL_M
+        fires.append((float(y), float(x), 300.0))
+    return Landscape(land.seed, land.height_m, land.width_m, land.coast, tuple(fires))
+
+
+def _inside(border: Any, frame: Frame, y: slice, x: slice) -> NDArray[np.bool_]:
+    transform = frame.transform * Affine.translation(x.start, y.start)
+    shape = (y.stop - y.start, x.stop - x.start)
+    mask: NDArray[np.bool_] = rasterio.features.geometry_mask([border], shape, transform, invert=True)
+    return mask
+
+
+def _write_truth(folder: Path, work: Path, ground: Ground, land: Landscape, frame: Frame) -> None:
+    """Truth rasters, change patches, and the CORINE-like map, window by window."""
+    truth = folder / "truth"
+    truth.mkdir(parents=True, exist_ok=True)
+    (truth / "EVALUATION_ONLY").write_text(_MARKER, encoding="utf-8")
+    border = border_of(land, frame)
+    shape = (frame.height, frame.width)
+    drafts = {e: work / f"landcover_{e}.tif" for e in (2018, 2024)}
+    files = {e: cog.draft(p, shape, "uint16", CRS, frame.transform, 0) for e, p in drafts.items()}
+    cells = np.zeros((frame.height // corine.STEP, frame.width // corine.STEP), np.uint16)
+    found = []
+    for y, x in blocks(slice(0, frame.height), slice(0, frame.width), TRUTH_BLOCK):
+        inside = _inside(border, frame, y, x)
+        before = np.where(inside, ground.read("code_before", y, x), 0).astype(np.uint16)
+        after = np.where(inside, ground.read("code_after", y, x), 0).astype(np.uint16)
+        after = drop_small_changes(before, after)
+        cog.write_window(files[2018], before, y.start, x.start)
+        cog.write_window(files[2024], after, y.start, x.start)
+        found += vectors.change_patches(before, after, frame.transform * Affine.translation(x.start, y.start))
+        _put_cells(cells, before, y, x)
+    for epoch, file in files.items():
+        file.close()
+        cog.finish(drafts[epoch], truth / f"landcover_{epoch}.tif", "MODE")
+    _write_changes(truth / "change_2018_2024.gpkg", vectors.join_at_seams(found))
+    _write_corine(folder / "corine" / "clc2018.gpkg", cells, land.seed, frame)
+
+
+def _put_cells(cells: Codes, before: Codes, y: slice, x: slice) -> None:
+    part = corine.coarsen(before)
+    r, c = y.start // corine.STEP, x.start // corine.STEP
+    cells[r : r + part.shape[0], c : c + part.shape[1]] = part[: cells.shape[0] - r, : cells.shape[1] - c]
+
+
+def _write_changes(path: Path, patches: list[Any]) -> None:
+    columns: dict[str, list[Any]] = {
+        "from_code": [b for _, b, _ in patches],
+        "to_code": [a for _, _, a in patches],
+        "kind": [vectors.kind_of_change(b, a) for _, b, a in patches],
+        "area_ha": [round(g.area / 1e4, 4) for g, _, _ in patches],
+    }
+    vectors.write_layer(path, "change", [g for g, _, _ in patches], columns, "Polygon")
+
+
+def _write_corine(path: Path, cells: Codes, seed: int, frame: Frame) -> None:
+    drawing = corine.Drawing(seed=seed)
+    drawn = corine.mislabel(corine.generalise(cells, drawing), cells, drawing)
+    shapes = corine.polygons(drawn, frame.transform * Affine.scale(corine.STEP))
+    vectors.write_layer(path, "clc2018", [g for _, g in shapes], {"Code_18": [c for c, _ in shapes]}, "Polygon")
+
+
+def _write_manifest(folder: Path, size: str, seed: int) -> dict[str, Any]:
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        files[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
+    manifest = {"seed": seed, "size": size, "generator_version": GENERATOR_VERSION, "files": files}
+    write_json(folder / "manifest.json", manifest)
+    return manifest

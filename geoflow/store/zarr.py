@@ -1,0 +1,327 @@
+"""The national Zarr store: creating groups on the grid, writing tiles, opening it again.
+
+Arrays are made with zarr's own interface rather than ``to_zarr``: every name, chunk, codec and attribute is then stated
+in one place, and a tile task only ever writes numbers. Choices that someone would question are in
+docs/decisions/0002-zarr-layout.md.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from odc.geo.xr import xr_coords
+from zarr.codecs import ZstdCodec
+
+from geoflow.errors import StoreError
+from geoflow.grid import Grid, Tile
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+FORMAT = 1
+"""Version of the layout; a store of a newer one is refused rather than misread."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One array to be on the grid.
+
+    Parameters
+    ----------
+    name : str
+    dtype : str
+        For example ``"uint8"``.
+    nodata : int
+        Fill value, and what a reader takes as "not observed".
+    leading : tuple of str
+        Dimensions before ``y, x``, for example ``("period", "band")``.
+    attrs : mapping
+        CF attributes (``long_name``, ``units``, ``flag_values``...).
+    """
+
+    name: str
+    dtype: str
+    nodata: int
+    leading: tuple[str, ...] = ()
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of the store: its path, its variables and the labels of their leading dimensions."""
+
+    path: str
+    variables: tuple[Variable, ...]
+    coords: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Store:
+    """A national store opened for writing.
+
+    Parameters
+    ----------
+    path : Path
+        The ``.zarr`` folder.
+    grid : Grid
+        The one grid that all groups lie on.
+    """
+
+    def __init__(self, path: Path, grid: Grid) -> None:
+        self.path = path
+        self.grid = grid
+
+    @classmethod
+    def create(cls, path: Path, grid: Grid) -> Store:
+        """Create the store, or open it again if it lies on the same grid.
+
+        Raises
+        ------
+        StoreError
+            If ``path`` holds something else: another grid, a newer format, or no store of geoflow's.
+        """
+        described = {"format": FORMAT, "grid": describe_grid(grid)}
+        if path.exists() and any(path.iterdir()):
+            found = _read_description(path)
+            if found["grid"] != described["grid"]:
+                raise StoreError(
+                    f"{path} lies on another grid: it has {found['grid']}, the job wants {described['grid']}; "
+                    "give the job another output folder (--out)"
+                )
+        else:
+            zarr.open_group(path, mode="w", zarr_format=3, attributes={"geoflow": described, "Conventions": "CF-1.11"})
+        return cls(path, grid)
+
+    def ensure_group(self, group: Group) -> None:
+        """Create a group's arrays, filled with nodata, unless they are there already.
+
+        Raises
+        ------
+        StoreError
+            If an array of that name exists with another dtype, shape or chunk size.
+        """
+        node = zarr.open_group(self.path, mode="a").require_group(group.path)
+        changed = _update_attrs(node, group.attrs)
+        sizes = {dim: len(labels) for dim, labels in group.coords.items()}
+        for dim, labels in group.coords.items():
+            changed |= _ensure_labels(node, dim, labels)
+        changed |= _ensure_axes(node, self.grid.geobox)
+        for variable in group.variables:
+            changed |= self._ensure_variable(node, variable, sizes)
+        if changed:
+            consolidate(self.path)
+
+    def _ensure_variable(self, node: zarr.Group, variable: Variable, sizes: Mapping[str, int]) -> bool:
+        leading = tuple(sizes[dim] for dim in variable.leading)
+        shape = (*leading, *self.grid.shape)
+        # One band of one period a chunk: a reader of one band never decodes the others.
+        chunks = (*(1 for _ in leading), *(min(self.grid.chunk, size) for size in self.grid.shape))
+        # `_CRS` is what GDAL looks for when it opens the array by itself, without its group.
+        crs = {"grid_mapping": "spatial_ref", "_CRS": {"wkt": self.grid.geobox.crs.wkt}}
+        attrs = {**variable.attrs, **crs, "nodata": variable.nodata}
+        if variable.name in node:
+            array = node[variable.name]
+            found = (array.shape, array.chunks, str(array.dtype))
+            if found != (shape, chunks, variable.dtype):
+                raise StoreError(
+                    f"{self.path}/{array.path} has shape, chunks and dtype {found}, the job wants "
+                    f"{(shape, chunks, variable.dtype)}; give the job another output folder (--out)"
+                )
+            return _update_attrs(array, attrs)
+        node.create_array(
+            variable.name,
+            shape=shape,
+            chunks=chunks,
+            dtype=variable.dtype,
+            fill_value=variable.nodata,
+            dimension_names=(*variable.leading, "y", "x"),
+            # The checksum in each zstd frame finds flipped bits on reading; GDAL does not know the crc32c codec.
+            compressors=ZstdCodec(level=1, checksum=True),
+            attributes=attrs,
+        )
+        return True
+
+    def write(self, group: str, tile: Tile, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write one tile of some variables.
+
+        Parameters
+        ----------
+        group : str
+            Path of the group.
+        tile : Tile
+            Whose pixels; on chunk borders by construction.
+        arrays : mapping of name -> array, dims (..., y, x)
+            Of exactly the tile's shape and the variable's dtype.
+
+        Raises
+        ------
+        StoreError
+            If an array has another shape or dtype than the variable.
+        """
+        # All-nodata chunks are written too: a chunk that is missing then always means data that is missing.
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            node = zarr.open_group(self.path, mode="r+", path=group, use_consolidated=False)
+            for name, values in arrays.items():
+                target = node[name]
+                wanted = (*target.shape[:-2], *tile.shape)
+                if values.shape != wanted or values.dtype != target.dtype:
+                    raise StoreError(
+                        f"{group}/{name}, tile {tile.id}: got {values.dtype} {values.shape}, "
+                        f"the store wants {target.dtype} {wanted}"
+                    )
+                target[..., tile.y, tile.x] = values
+
+    def chunk_files(self, group: str, names: Sequence[str], tile: Tile) -> list[Path]:
+        """The chunk files that hold a tile, in a fixed order, whether they exist or not."""
+        node = zarr.open_group(self.path, mode="r", path=group, use_consolidated=False)
+        files = []
+        for name in names:
+            array = node[name]
+            size_y, size_x = array.chunks[-2:]
+            rows = range(tile.y.start // size_y, -(-tile.y.stop // size_y))
+            cols = range(tile.x.start // size_x, -(-tile.x.stop // size_x))
+            for lead in np.ndindex(*array.shape[:-2]):
+                keys = ("/".join(map(str, (*lead, r, c))) for r in rows for c in cols)
+                files += [self.path / group / name / "c" / key for key in keys]
+        return files
+
+    def has(self, group: str) -> bool:
+        """Whether the group exists."""
+        return (self.path / group / "zarr.json").is_file()
+
+    def dataset(self, group: str, dask: bool = True) -> xr.Dataset:
+        """A group, lazily, with its CRS as a coordinate.
+
+        Parameters
+        ----------
+        group : str
+        dask : bool
+            True gives Dask arrays, chunked as stored; False arrays that read what is sliced from them in the thread that
+            slices.
+
+        Raises
+        ------
+        StoreError
+            If there is no such group.
+        """
+        import xarray as xr
+
+        if not self.has(group):
+            raise StoreError(f"{self.path} has no group {group!r}")
+        return xr.open_zarr(self.path, group=group, consolidated=False, chunks={} if dask else None, decode_coords="all")
+
+
+def open_store(path: str | Path) -> xr.DataTree:
+    """Open a national store for reading.
+
+    Parameters
+    ----------
+    path : str or Path
+        The ``country.zarr`` that a run made, or the run's output folder.
+
+    Returns
+    -------
+    DataTree
+        Lazy, chunked as stored; groups ``imagery/<epoch>``, ``labels/<name>``, ``map/<epoch>``, ``change/<a>-<b>``.
+
+    Raises
+    ------
+    StoreError
+        If there is no such store, or a newer geoflow made it.
+    """
+    import xarray as xr
+
+    folder = Path(path)
+    if (folder / "country.zarr").is_dir():
+        folder = folder / "country.zarr"
+    _read_description(folder)
+    return xr.open_datatree(folder, engine="zarr", chunks={}, decode_coords="all")
+
+
+def open_for_writing(path: Path) -> Store:
+    """The store that `Store.create` made, on the grid that it says it lies on."""
+    return Store(path, grid_from_description(_read_description(path)["grid"]))
+
+
+def describe_grid(grid: Grid) -> dict[str, Any]:
+    """Plain values from which `grid_from_description` makes the same grid again."""
+    t = grid.geobox.transform
+    return {
+        "crs": str(grid.geobox.crs),
+        "transform": [t.a, t.b, t.c, t.d, t.e, t.f],
+        "shape": list(grid.shape),
+        "tile": grid.tile,
+        "chunk": grid.chunk,
+    }
+
+
+def grid_from_description(described: Mapping[str, Any]) -> Grid:
+    """The inverse of `describe_grid`."""
+    from affine import Affine
+
+    geobox = GeoBox(tuple(described["shape"]), Affine(*described["transform"]), described["crs"])
+    return Grid(geobox, described["tile"], described["chunk"])
+
+
+def consolidate(path: Path) -> None:
+    """Gather the metadata of all groups at the root, so that opening the store is one read."""
+    with warnings.catch_warnings():
+        # Zarr v3 has no text for consolidated metadata yet; zarr-python, xarray and OpenLayers read it all the same.
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        zarr.consolidate_metadata(path)
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    if not (path / "zarr.json").is_file():
+        raise StoreError(f"{path} is not a Zarr store that geoflow made; a run writes OUT/country.zarr")
+    described = zarr.open_group(path, mode="r", use_consolidated=False).attrs.asdict().get("geoflow")
+    if not isinstance(described, dict) or "grid" not in described:
+        raise StoreError(f"{path} is a Zarr store, but not one that geoflow made")
+    if described.get("format", 0) > FORMAT:
+        raise StoreError(f"{path} has layout {described['format']}, this geoflow reads up to {FORMAT}: update geoflow")
+    return described
+
+
+def _update_attrs(node: zarr.Group | zarr.Array, attrs: Mapping[str, Any]) -> bool:
+    """Set the attributes that differ; an attribute that is already right is not written again."""
+    found = node.attrs.asdict()
+    new = {key: value for key, value in attrs.items() if found.get(key) != value}
+    if new:
+        node.attrs.update(new)
+    return bool(new)
+
+
+def _ensure_labels(node: zarr.Group, dim: str, labels: Sequence[str]) -> bool:
+    if dim in node:
+        found = [str(v) for v in node[dim][:]]
+        if found != list(labels):
+            raise StoreError(f"{node.path}/{dim} is {found}, the job wants {list(labels)}; use another output (--out)")
+        return False
+    array = node.create_array(dim, shape=(len(labels),), chunks=(len(labels),), dtype=str, dimension_names=(dim,))
+    array[:] = np.array(labels, dtype=object)
+    return True
+
+
+def _ensure_axes(node: zarr.Group, geobox: GeoBox) -> bool:
+    if "spatial_ref" in node:
+        return False
+    coords = xr_coords(geobox)
+    for dim, standard in (("y", "projection_y_coordinate"), ("x", "projection_x_coordinate")):
+        values = coords[dim].values
+        attrs = {"units": coords[dim].attrs.get("units", "metre"), "standard_name": standard, "axis": dim.upper()}
+        array = node.create_array(
+            dim, shape=values.shape, chunks=values.shape, dtype="float64", dimension_names=(dim,), attributes=attrs
+        )
+        array[:] = values
+    reference = coords["spatial_ref"]
+    array = node.create_array("spatial_ref", shape=(), dtype="int32", attributes=dict(reference.attrs))
+    array[...] = int(reference)
+    return True

@@ -1,0 +1,233 @@
+"""Composites: the integer median against a slow one, masks, periods, and lazy against eager."""
+
+import os
+from datetime import date
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import rioxarray  # noqa: F401 - registers the accessor
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from imagery_scenes import AREA, Scene, grid, truth, write_catalog
+from odc.geo.geom import box
+
+from geoflow.errors import CatalogError, SceneError
+from geoflow.grid import Grid
+from geoflow.imagery import (
+    CompositeOptions,
+    Period,
+    clear_mask,
+    composite_tile,
+    load_catalog,
+    load_cube,
+    load_scl,
+    median_composite,
+    search,
+    with_decisions,
+)
+from geoflow.imagery.composite import _sorting_network
+from geoflow.inputs import NODATA
+
+JUNE = Period("june", date(2024, 6, 1), date(2024, 6, 30))
+JULY = Period("july", date(2024, 7, 1), date(2024, 7, 31))
+BANDS = ("B04", "B02", "B11")
+SCENES = [
+    Scene("clear-1", day="2024-06-05"),
+    Scene("clear-2", day="2024-06-10", epsg=32632, tile="32TQT", constant={"B04": 600}),
+    Scene("raw", day="2024-06-15", flag=False, offset_in_pixels=1000),
+    Scene("cloudy", day="2024-06-20", cloud=(slice(40, 70), slice(40, 64)), constant={"B02": 6000, "B04": 6000}),
+    Scene("half", day="2024-07-05", nodata=(slice(0, 256), slice(0, 128))),
+]
+
+
+def slow_median(cube: np.ndarray, clear: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    out = np.full(cube.shape[1:], NODATA, np.int16)
+    count = np.zeros(cube.shape[1:], np.uint8)
+    for at in np.ndindex(cube.shape[1:]):
+        values = sorted(int(v) for v, ok in zip(cube[:, *at], clear[:, *at], strict=True) if ok and v != NODATA)
+        n = len(values)
+        count[at] = min(n, 255)
+        if n:
+            out[at] = (values[(n - 1) // 2] + values[n // 2] + 1) // 2
+    return out, count
+
+
+INT16 = st.one_of(st.integers(-32768, 32767), st.sampled_from([NODATA, -1, 0, 1, 32767]))
+
+
+@given(st.data(), st.integers(1, 13), st.sampled_from([(2, 3), (2, 2, 3), (1, 1)]))
+@settings(max_examples=60, deadline=None)
+def test_median_is_that_of_a_slow_one(data: st.DataObject, times: int, shape: tuple[int, ...]) -> None:
+    cube = data.draw(hnp.arrays(np.int16, (times, *shape), elements=INT16))
+    clear = data.draw(hnp.arrays(bool, (times, *shape)))
+    median, count = median_composite(cube, clear)
+    assert (median.dtype, count.dtype) == (np.int16, np.uint8)
+    want, n = slow_median(cube, clear)
+    np.testing.assert_array_equal(median, want)
+    np.testing.assert_array_equal(count, n)
+
+
+def test_median_of_strips_and_of_many_scenes() -> None:
+    rng = np.random.default_rng(0)
+    cube = rng.integers(-200, 9000, (300, 3, 40), dtype=np.int16)
+    cube[:, :, :4] = NODATA
+    clear = rng.random((300, 3, 40)) < 0.95
+    clear[:, :, 5] = True
+    median, count = median_composite(cube, clear)
+    want, _ = slow_median(cube, clear)
+    np.testing.assert_array_equal(median, want)
+    assert (median[:, :4] == NODATA).all()
+    assert (count[:, 5] == 255).all()
+    wide = rng.integers(0, 9000, (5, 400, 700), dtype=np.int16)
+    np.testing.assert_array_equal(
+        median_composite(wide, np.ones_like(wide, bool))[0], np.median(wide, axis=0).astype(np.int16)
+    )
+
+
+@pytest.mark.parametrize("n", range(1, 20))
+def test_the_network_sorts(n: int) -> None:
+    """The zero-one principle: a network that sorts every sequence of 0 and 1 sorts everything (Knuth, 5.3.4)."""
+    values = (
+        (np.arange(2**n)[None, :] >> np.arange(n)[:, None] & 1) if n < 15 else np.random.default_rng(n).random((n, 500))
+    )
+    for low, high in _sorting_network(n):
+        values[[low, high]] = np.minimum(values[low], values[high]), np.maximum(values[low], values[high])
+    assert (np.diff(values, axis=0) >= 0).all()
+
+
+def test_clear_mask() -> None:
+    scl = np.full((1, 9, 9), 4, np.uint8)
+    scl[0, 4, 4], scl[0, 0, 0], scl[0, 8, 8], scl[0, 0, 8] = 9, 0, 1, 11
+    assert (~clear_mask(scl)).sum() == 3
+    grown = ~clear_mask(scl, dilate_px=2)[0]
+    assert grown[2:7, 2:7].all(), "cloud grows"
+    assert grown.sum() == 25 + 2, "nodata and defective pixels do not"
+    assert clear_mask(scl, classes=(11,))[0, 4, 4]
+    assert not clear_mask(scl, classes=(11,))[0, 0, 0], "nodata is never clear"
+    assert not clear_mask(scl, np.zeros(scl.shape, bool)).any()
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory):
+    return load_catalog("sample", str(write_catalog(tmp_path_factory.mktemp("stac"), SCENES)))
+
+
+@pytest.fixture(scope="module")
+def items(catalog) -> tuple[dict, ...]:
+    return with_decisions(search(catalog, AREA, "2024-06-01", "2024-07-31", bands=BANDS).items, catalog)
+
+
+def options(**changes: object) -> CompositeOptions:
+    return CompositeOptions(**{"periods": (JUNE, JULY), "bands": BANDS, **changes})
+
+
+@pytest.mark.parametrize("loader", ["stackstac", "odc-stac"])
+def test_composite_is_the_ground(catalog, items: tuple[dict, ...], loader: str) -> None:
+    geobox = grid(120)
+    made = composite_tile(items, geobox, options(loader=loader), catalog)
+    assert dask.is_dask_collection(made)
+    assert made.reflectance.dims == ("period", "band", "y", "x")
+    assert made.clear.dims == ("period", "y", "x")
+    assert (made.reflectance.dtype, made.clear.dtype) == (np.int16, np.uint8)
+    assert made.period.values.tolist() == ["june", "july"]
+    assert made.band.values.tolist() == list(BANDS)
+    assert made.odc.geobox == geobox
+    assert made.reflectance.rio.crs == geobox.crs
+    made = made.compute()
+    xs, ys = np.meshgrid(geobox.coords["x"].values, geobox.coords["y"].values)
+    for band in ("B02", "B11"):  # three equal scenes and a cloudy one
+        off = made.reflectance.sel(period="june", band=band).values - truth(band, xs, ys)
+        assert np.abs(off).max() <= 1.5, band
+    assert set(np.unique(made.clear.sel(period="june"))) == {3, 4}
+    july = made.sel(period="july")
+    gone = (july.reflectance == NODATA).any("band")
+    assert 0.1 < gone.mean() < 0.9
+    np.testing.assert_array_equal(july.clear == 0, gone)
+
+
+def test_lazy_equals_the_kernels(catalog, items: tuple[dict, ...]) -> None:
+    geobox = grid(100)
+    june = items[:4]
+    lazy = composite_tile(june, geobox, options(periods=(JUNE,), dilate_m=40.0), catalog).compute()
+    cube = load_cube(june, geobox, BANDS, catalog).values
+    clear = clear_mask(load_scl(june, geobox.pad(4), catalog).values, dilate_px=4)[:, 4:-4, 4:-4]
+    median, count = median_composite(cube, clear[:, None])
+    np.testing.assert_array_equal(lazy.reflectance.values[0], median)
+    np.testing.assert_array_equal(lazy.clear.values[0], count.min(axis=0))
+
+
+def test_tiles_join_without_a_seam(catalog, items: tuple[dict, ...]) -> None:
+    """A cloud in one tile masks its margin in the next, as if there were no border."""
+    whole = Grid(grid(128), tile=64, chunk=32)
+    made = composite_tile(items, whole.geobox, options(dilate_m=100.0), catalog).compute()
+    for tile in whole.tiles():
+        part = composite_tile(items, tile.geobox, options(dilate_m=100.0), catalog).compute()
+        np.testing.assert_array_equal(part.clear, made.clear.isel(tile.region))
+        off = part.reflectance.values.astype(int) - made.reflectance.isel(tile.region).values
+        assert np.abs(off).max() <= 1
+
+
+def test_a_period_without_scenes_is_nodata(catalog, items: tuple[dict, ...]) -> None:
+    empty = Period("winter", date(2023, 12, 1), date(2024, 1, 31))
+    made = composite_tile(items, grid(16), options(periods=(JUNE, empty)), catalog).compute()
+    assert (made.reflectance.sel(period="winter") == NODATA).all()
+    assert (made.clear.sel(period="winter") == 0).all()
+    assert (made.clear.sel(period="june") > 0).all()
+    overcast = composite_tile(items, grid(16), options(scl_masked=tuple(range(12))), catalog).compute()
+    assert (overcast.reflectance == NODATA).all()
+    assert (overcast.clear == 0).all()
+
+
+def test_a_broken_scene_fails_the_tile(catalog, items: tuple[dict, ...], tmp_path: Path) -> None:
+    broken = {
+        **items[1],
+        "assets": {k: {**a, "href": str(tmp_path / f"{k}.tif")} for k, a in items[1]["assets"].items()},
+    }
+    with pytest.raises(SceneError, match=r"clear-2.*\.tif"):
+        composite_tile((items[0], broken), grid(16), options(), catalog).compute(scheduler="threads")
+
+
+def test_wrong_options_are_named(catalog, items: tuple[dict, ...]) -> None:
+    for changes, words in (
+        ({"periods": (JUNE, JUNE)}, "june"),
+        ({"periods": ()}, "at least one"),
+        ({"dilate_m": -1.0}, "-1"),
+        ({"scl_masked": (3, 12)}, "12"),
+        ({"method": "mean"}, "'mean'.*median"),
+        ({"loader": "gdal"}, "'gdal'.*odc-stac"),
+    ):
+        with pytest.raises(CatalogError, match=words):
+            options(**changes)
+    with pytest.raises(CatalogError, match="starts on"):
+        Period("x", date(2024, 2, 1), date(2024, 1, 1))
+    with pytest.raises(CatalogError, match="B99"):
+        composite_tile(items, grid(16), options(bands=("B99",)), catalog)
+
+
+def test_real_scenes_give_a_sane_composite() -> None:
+    folder = os.environ.get("GEOFLOW_REAL_DATA")
+    if not folder:
+        pytest.skip("GEOFLOW_REAL_DATA is not set: no real scenes")
+    catalog = load_catalog("sample", str(Path(folder) / "s2-slovenia" / "catalog.json"))
+    area = box(15.3, 45.8, 16.1, 46.6, "EPSG:4326")
+    bands = ("B04", "B03", "B02", "B08")
+    found = with_decisions(search(catalog, area, "2023-08-01", "2023-08-31", bands=bands).items, catalog)
+    geobox = Grid.cover(area, "EPSG:3035", 120, 512, 256).geobox
+    period = Period("august", date(2023, 8, 1), date(2023, 8, 31))
+    made = composite_tile(found, geobox, CompositeOptions((period,), bands), catalog).compute()
+    image = made.reflectance.isel(period=0)
+    inside = made.clear.isel(period=0).values > 0
+    assert inside.mean() > 0.97
+    middle = [float(np.median(image.sel(band=b).values[inside])) for b in bands]
+    red, green, blue, nir = middle
+    assert 150 < blue < green < 900, "August woods and fields are dark in visible light"
+    assert blue < 600
+    assert 200 < red < 700
+    assert 2500 < nir < 4500, "and bright in the near infrared"
+    bright = (image.sel(band="B02").values > 2000)[inside].mean()
+    cloudy = load_cube(found[4:], geobox, ["B02"], catalog).max("time").values
+    assert (cloudy > 2000).mean() > 0.2, "the 18th was cloudy"
+    assert bright < 0.01, "and the composite is not"
