@@ -166,7 +166,7 @@ class Grid:
 
     def tiles(self, within: Geometry | None = None) -> Iterator[Tile]:
         """All tiles in row order; with ``within``, only those that meet that geometry (any CRS)."""
-        shape = None if within is None else within.to_crs(self.geobox.crs, resolution=math.inf)
+        shape = None if within is None else within.to_crs(str(self.geobox.crs), resolution=math.inf)
         rows, cols = self.tile_counts
         for row in range(rows):
             for col in range(cols):

@@ -196,9 +196,7 @@ class Legend:
         self.codes(level)
         own = self.level_of(code)
         if level > own:
-            raise LegendError(
-                f"legend {self.name!r}: code {code} is of level {own}, coarser than level {level}"
-            )
+            raise LegendError(f"legend {self.name!r}: code {code} is of level {own}, coarser than level {level}")
         current = code
         for _ in range(own - level):
             above = self._class(current).parent

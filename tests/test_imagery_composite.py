@@ -110,6 +110,15 @@ def test_clear_mask() -> None:
     assert not clear_mask(scl, np.zeros(scl.shape, bool)).any()
 
 
+def test_specks_mask_themselves_but_do_not_grow() -> None:
+    scl = np.full((20, 20), 4, np.uint8)
+    scl[3, 3], scl[10:13, 10:13] = 9, 9
+    masked = ~clear_mask(scl, dilate_px=2, speck_px=3)
+    assert masked[3, 3]
+    assert masked[8:15, 8:15].all()
+    assert masked.sum() == 1 + 49
+
+
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory):
     return load_catalog("sample", str(write_catalog(tmp_path_factory.mktemp("stac"), SCENES)))
@@ -153,7 +162,8 @@ def test_lazy_equals_the_kernels(catalog, items: tuple[dict, ...]) -> None:
     june = items[:4]
     lazy = composite_tile(june, geobox, options(periods=(JUNE,), dilate_m=40.0), catalog).compute()
     cube = load_cube(june, geobox, BANDS, catalog).values
-    clear = clear_mask(load_scl(june, geobox.pad(4), catalog).values, dilate_px=4)[:, 4:-4, 4:-4]
+    scl = load_scl(june, geobox.pad(9), catalog).values
+    clear = clear_mask(scl, dilate_px=4, speck_px=5)[:, 9:-9, 9:-9]
     median, count = median_composite(cube, clear[:, None])
     np.testing.assert_array_equal(lazy.reflectance.values[0], median)
     np.testing.assert_array_equal(lazy.clear.values[0], count.min(axis=0))
@@ -195,6 +205,7 @@ def test_wrong_options_are_named(catalog, items: tuple[dict, ...]) -> None:
         ({"periods": (JUNE, JUNE)}, "june"),
         ({"periods": ()}, "at least one"),
         ({"dilate_m": -1.0}, "-1"),
+        ({"speck_m": float("nan")}, "nan"),
         ({"scl_masked": (3, 12)}, "12"),
         ({"method": "mean"}, "'mean'.*median"),
         ({"loader": "gdal"}, "'gdal'.*odc-stac"),

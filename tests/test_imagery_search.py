@@ -75,6 +75,7 @@ def test_item_collection_file(folder: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps({"type": "FeatureCollection", "features": features + features}))
     found = june(load_catalog("sample", str(file)), bands=("B02",))
     assert [item["id"] for item in found.items] == WANTED, "repeated items must count once"
+    assert sorted(r.id for r in found.refused) == ["cloudy", "early", "old-baseline"]
 
 
 @pytest.fixture(scope="module")

@@ -279,6 +279,23 @@ def test_tiles_of_polygons_equal_the_whole(tmp_path, shapes, tile, crs, resoluti
         expect_by_point_in_polygon(whole, shapes, codes, geobox)
 
 
+def test_edges_through_pixel_centres_are_decided_alike_far_from_the_corner(tmp_path):
+    """Corners on a third of a pixel, which no float holds: rounding would differ with the offset of the tile."""
+    rng = np.random.default_rng(0)
+    cells = rng.choice(93 * 93, 300, replace=False)
+    rows, cols = (cells // 93 * 32).tolist(), (cells % 93 * 32).tolist()
+    shapes = []
+    for row, col in zip(rows, cols, strict=True):
+        corners = rng.integers(0, 96, (int(rng.integers(3, 7)), 2)) * 5
+        shapes.append(shapely.Polygon(np.array([LEFT + col * 15, TOP - row * 15]) + corners * [1, -1]))
+    source = write(tmp_path / "a.fgb", shapes, {"code": [311] * len(shapes)})
+    geobox = GeoBox.from_bbox(BoundingBox(LEFT, TOP - 45_000, LEFT + 45_000, TOP, CRS), resolution=15)
+    whole = load_labels(source, geobox, "corine").values
+    for row, col in zip(rows, cols, strict=True):
+        part = np.s_[row : row + 32, col : col + 32]
+        np.testing.assert_array_equal(load_labels(source, geobox[part], "corine").values, whole[part])
+
+
 def expect_by_point_in_polygon(whole, shapes, codes, geobox) -> None:
     """The same rule asked of shapely, pixel by pixel; centres on a border are nobody's for sure, and left out."""
     ys, xs = np.meshgrid(geobox.coords["y"].values, geobox.coords["x"].values, indexing="ij")

@@ -258,7 +258,16 @@ def test_no_machine_paths(tmp_path: Path, corine: Legend) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["https://example.org/a/b/c.json", "s3://bucket/a/b", "map/2018/level1", "and/or", "1 / 2", "EPSG:32633", "/", "a.b"],
+    [
+        "https://example.org/a/b/c.json",
+        "s3://bucket/a/b",
+        "map/2018/level1",
+        "and/or",
+        "1 / 2",
+        "EPSG:32633",
+        "/",
+        "a.b",
+    ],
 )
 def test_what_is_no_machine_path_stays(tmp_path: Path, text: str) -> None:
     assert without_machine_paths(text, tmp_path) == text

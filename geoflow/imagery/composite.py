@@ -69,6 +69,8 @@ class CompositeOptions:
         SCL classes that are not used.
     dilate_m : float
         Margin around clouds and shadows, in units of the grid's CRS (metres).
+    speck_m : float
+        Clouds and shadows narrower than this get no margin, see `clear_mask`.
     method : "median"
     loader : "stackstac" or "odc-stac"
     """
@@ -77,6 +79,7 @@ class CompositeOptions:
     bands: tuple[str, ...]
     scl_masked: tuple[int, ...] = SCL_MASKED
     dilate_m: float = 60.0
+    speck_m: float = 50.0
     method: Method = "median"
     loader: Loader = "stackstac"
 
@@ -84,8 +87,9 @@ class CompositeOptions:
         names = [period.name for period in self.periods]
         if not names or len(set(names)) != len(names):
             raise CatalogError(f"periods need different names, and at least one: {names}")
-        if not 0 <= self.dilate_m < math.inf:
-            raise CatalogError(f"dilate_m is {self.dilate_m}; it must be 0 or more metres")
+        for name in ("dilate_m", "speck_m"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise CatalogError(f"{name} is {getattr(self, name)}; it must be 0 or more metres")
         if any(not 0 <= value <= 11 for value in self.scl_masked):
             raise CatalogError(f"scl_masked is {self.scl_masked}; SCL classes are 0 to 11")
         for name, value, accepted in (
@@ -101,6 +105,7 @@ def clear_mask(
     valid: NDArray[np.bool_] | None = None,
     classes: Sequence[int] = SCL_MASKED,
     dilate_px: int = 0,
+    speck_px: int = 0,
 ) -> NDArray[np.bool_]:
     """Which pixels show the ground.
 
@@ -114,6 +119,9 @@ def clear_mask(
         Classes that are not clear.
     dilate_px : int
         Cloud and shadow among them (`SCL_DILATED`) grow by so many pixels in every direction, diagonals included.
+    speck_px : int
+        What is narrower than this does not grow, and masks itself alone. Bright roofs are taken for cloud in every
+        scene; grown, they would leave holes in towns that no scene fills.
 
     Returns
     -------
@@ -131,8 +139,11 @@ def clear_mask(
     if dilate_px > 0 and grows:
         table = np.zeros(256, np.uint8)
         table[grows] = 1
-        size = (1,) * (scl.ndim - 2) + (2 * dilate_px + 1,) * 2
-        masked |= ndimage.maximum_filter(table[scl], size=size, mode="constant").astype(bool)
+        cloud, single = table[scl], (1,) * (scl.ndim - 2)
+        if speck_px > 1:
+            cloud = ndimage.grey_opening(cloud, size=(*single, speck_px, speck_px), mode="nearest")
+        window = 2 * dilate_px + 1
+        masked |= ndimage.maximum_filter(cloud, size=(*single, window, window), mode="constant").astype(bool)
     return ~masked
 
 
@@ -289,7 +300,9 @@ def _clear(
 
     Read with a margin, so that a cloud just outside a tile masks the same pixels inside it as in the tile next door.
     """
-    pad = math.ceil(options.dilate_m / abs(geobox.transform.a))
+    dilate_px = math.ceil(options.dilate_m / abs(geobox.transform.a))
+    speck_px = round(options.speck_m / abs(geobox.transform.a))
+    pad = dilate_px + speck_px if dilate_px else 0
     padded = geobox.pad(pad)
     sizes: dict[str, Any] = {"time": -1}
     for dim in ("y", "x"):
@@ -305,7 +318,8 @@ def _clear(
         dtype=bool,
         meta=np.empty((0, 0, 0), bool),
         classes=options.scl_masked,
-        dilate_px=pad,
+        dilate_px=dilate_px,
+        speck_px=speck_px,
     )
     height, width = geobox.shape
     inner = data[:, pad : pad + height, pad : pad + width]

@@ -167,7 +167,7 @@ def _section_lines(section: Section, width: float) -> tuple[KeyLine, list[KeyLin
         quiet=True,
         rule=True,
     )
-    body = []
+    body: list[KeyLine] = []
     for entry in section.entries:
         # A heading starts at the very left, where the swatches of its group are.
         at = text_at if entry.code else code_at

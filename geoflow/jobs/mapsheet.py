@@ -283,13 +283,13 @@ class Paper:
             if i:
                 self.text(x + i * SWATCH_STEP - 0.1, base, "→", line.size, ha="center", color=MUTED)
         style = {"weight": "bold"} if line.bold else {}
-        colour = MUTED if line.quiet else INK
+        ink = MUTED if line.quiet else INK
         if line.code:
-            self.text(x + line.code_at, base, line.code, line.size, color=colour, **style)
+            self.text(x + line.code_at, base, line.code, line.size, color=ink, **style)
         for i, part in enumerate(line.parts):
-            self.text(x + line.text_at, base + i * line.step, part, line.size, color=colour, **style)
+            self.text(x + line.text_at, base + i * line.step, part, line.size, color=ink, **style)
         for i, value in enumerate(reversed(line.values)):
-            self.text(x + width - i * line.value_width, base, value, line.size, ha="right", color=colour, **style)
+            self.text(x + width - i * line.value_width, base, value, line.size, ha="right", color=ink, **style)
         if line.rule:
             self.block(Box(x, y + line.height - 0.02, width, 0), "none", LINE)
 

@@ -33,7 +33,7 @@ TRUE_COLOUR = ("B04", "B03", "B02")
 
 GAMMA = 0.7
 
-_PIECE = 1 << 22  # pixels counted at a time: np.bincount makes an int64 copy
+_PIECE = 1 << 20  # pixels counted at a time: np.bincount makes an int64 copy
 
 
 @dataclass(frozen=True)

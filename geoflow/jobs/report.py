@@ -295,11 +295,17 @@ def _plain_text(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{spoken(str(k))} {_plain_text(v)}" for k, v in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        # Positions and codes in lists are names rather than quantities: no thousands separators.
-        parts = [str(v) if isinstance(v, int) else _plain_text(v) for v in value]
+        parts = [_item(v) for v in value]
         more = f" and {len(parts) - 60} more" if len(parts) > 60 else ""
         return ", ".join(parts[:60]) + more
     return str(value)
+
+
+def _item(value: Any) -> str:
+    """A member of a list; whole numbers there are codes and positions, and get no thousands separators."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"({_plain_text(value)})"
+    return str(value) if isinstance(value, int) else _plain_text(value)
 
 
 def without_machine_paths(value: Any, root: Path) -> Any:

@@ -105,7 +105,8 @@ class _Lazily:
     """The client, made when the first task needs it: a run with nothing to do starts no cluster."""
 
     def __init__(self, make: Callable[[], Client], console: Console) -> None:
-        self._make, self._console, self._client = make, console, None
+        self._make, self._console = make, console
+        self._client: Client | None = None
 
     def get(self) -> Client:
         if self._client is None:

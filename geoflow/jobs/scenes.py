@@ -44,7 +44,7 @@ class Scenes:
         """The scenes whose footprint meets a tile."""
         from geoflow.imagery.items import items_on
 
-        return tuple(items_on(self.items, tile.geobox))
+        return tuple(dict(item) for item in items_on(self.items, tile.geobox))
 
     def ledger(self) -> dict[str, list[dict[str, Any]]]:
         """What people are told: used scenes with the decisions made for them, refused ones with the reason."""
@@ -96,7 +96,8 @@ def _find_epoch(epoch: str, section: Imagery, catalog: Catalog, area: Geometry, 
     if not refresh and (frozen := _read(path, question)) is not None:
         return Scenes(epoch, tuple(frozen["items"]), tuple(frozen["refused"]))
     items, refused = _search(epoch, section, catalog, area)
-    scenes = Scenes(epoch, with_decisions(items, catalog), tuple(refused))
+    decided = tuple(dict(item) for item in with_decisions(items, catalog))
+    scenes = Scenes(epoch, decided, tuple(refused))
     write_json(path, {"question": question, "items": scenes.items, "refused": scenes.refused})
     return scenes
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from geoflow.jobs.runner import Outcome
 
 _PACKAGES = (
-    "geoflow", "xarray", "dask", "distributed", "rioxarray", "stackstac", "odc-stac", "odc-geo", "pystac-client", "zarr",
-    "torch", "segmentation-models-pytorch", "timm", "geopandas", "rasterio", "numpy",
+    "geoflow", "xarray", "dask", "distributed", "rioxarray", "stackstac", "odc-stac", "odc-geo", "pystac-client",
+    "zarr", "torch", "segmentation-models-pytorch", "timm", "geopandas", "rasterio", "numpy",
 )  # fmt: skip
 
 

@@ -108,7 +108,7 @@ def _percent(share: float | None) -> str:
 def _table(first: str, *others: str, numbers: tuple[int, ...] | None = None) -> Table:
     """A plain table whose columns, but the first (or those not in ``numbers``), are numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(first)
+    table.add_column(first, no_wrap=True)
     for at, name in enumerate(others, start=1):
         right = at in numbers if numbers is not None else bool(name)
         table.add_column(name, justify="right" if right else "left")

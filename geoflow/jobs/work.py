@@ -118,7 +118,7 @@ def area_mask(border: bytes, crs: str, tile: Tile) -> NDArray[np.bool_]:
     from rasterio.features import geometry_mask
 
     geobox = tile.geobox
-    shape = Geometry(shapely.from_wkb(border), crs).to_crs(geobox.crs)
+    shape = Geometry(shapely.from_wkb(border), crs).to_crs(str(geobox.crs))
     mask: NDArray[np.bool_] = geometry_mask([shape.geom], geobox.shape, geobox.transform, invert=True)
     return mask
 
@@ -263,8 +263,8 @@ class ChangeWork(TileWork):
         store, tile = self.open()
         # A patch of fewer than mmu_px pixels that reaches into the tile ends within mmu_px pixels of it.
         y, x = tile.padded(self.mmu_px)
-        maps = [store.dataset(group).isel(y=y, x=x) for group in (self.before, self.after)]
-        change = detect_change(*maps, level=self.level, min_confidence=self.min_confidence, mmu_px=self.mmu_px)
+        before, after = (store.dataset(group).isel(y=y, x=x) for group in (self.before, self.after))
+        change = detect_change(before, after, self.level, self.min_confidence, self.mmu_px)
         inner = {
             "y": slice(tile.y.start - y.start, tile.y.stop - y.start),
             "x": slice(tile.x.start - x.start, tile.x.stop - x.start),

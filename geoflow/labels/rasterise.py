@@ -17,7 +17,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import wrap_xr
-from pyproj import CRS, Transformer
+from pyproj import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioIOError
 from rasterio.vrt import WarpedVRT
@@ -25,7 +25,7 @@ from rasterio.vrt import WarpedVRT
 from geoflow.errors import LabelError
 from geoflow.labels.coding import as_integers, raster_codes, value_codes
 from geoflow.labels.features import read_features
-from geoflow.labels.source import LabelSource, inspect_labels, wkt_of
+from geoflow.labels.source import LabelSource, inspect_labels, transformer, wkt_of
 from geoflow.legends import NODATA_CODE, Legend
 from geoflow.legends import legend as find_legend
 
@@ -128,10 +128,10 @@ def _to_pixels(shapes: NDArray[np.object_], source: LabelSource, geobox: GeoBox)
 
     affine, target = geobox.transform, CRS(wkt_of(geobox))
     same = CRS(source.crs).equals(target, ignore_axis_order=True)
-    transformer = None if same else Transformer.from_crs(source.crs, target, always_xy=True)
+    move = None if same else transformer(source.crs, wkt_of(geobox))
 
     def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        x, y = points.T if transformer is None else transformer.transform(points[:, 0], points[:, 1])
+        x, y = points.T if move is None else move.transform(points[:, 0], points[:, 1])
         pixels = np.stack([(x - affine.c) / affine.a, (y - affine.f) / affine.e], axis=1)
         if not np.isfinite(pixels).all():
             raise LabelError(

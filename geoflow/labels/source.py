@@ -16,10 +16,9 @@ import rasterio
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
-from pyproj import CRS
+from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 from rasterio.errors import RasterioIOError
-from rasterio.warp import transform_bounds
 from rasterio.windows import Window, from_bounds
 
 from geoflow.errors import LabelError
@@ -74,13 +73,19 @@ class LabelSource:
     def bounds_of(self, area: GeoBox | Geometry, margin_px: float = 2.0) -> Bounds:
         """Bounds of an area in this source's CRS, edges densified, with a margin: what to read to miss nothing."""
         box = area.boundingbox
-        left, bottom, right, top = transform_bounds(wkt_of(area), self.crs, *box.bbox, densify_pts=41)
+        left, bottom, right, top = transformer(wkt_of(area), self.crs).transform_bounds(*box.bbox, densify_pts=41)
         if not np.isfinite([left, bottom, right, top]).all():
             raise LabelError(f"{self.path}: the area {box.bbox} has no coordinates in the CRS of these labels")
         pixels = max(area.shape) if isinstance(area, GeoBox) else 1000
         share = 0.001 + margin_px / pixels
         dx, dy = (right - left) * share, (top - bottom) * share
         return left - dx, bottom - dy, right + dx, top + dy
+
+
+@lru_cache(maxsize=32)
+def transformer(source: str, target: str) -> Transformer:
+    """From one CRS to another, x before y. Kept, because making one takes as long as rasterising a small tile."""
+    return Transformer.from_crs(source, target, always_xy=True)
 
 
 def wkt_of(area: GeoBox | Geometry) -> str:

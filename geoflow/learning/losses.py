@@ -64,8 +64,9 @@ class HierarchyLoss(nn.Module):
             raise ModelError(f"robustness must be within 0..1, not {robustness}")
         self.robustness = robustness
         groups = [np.array([legend.ancestor(c, level) for c in classes]) for level in levels]
-        # member[level, a, b]: whether class b lies in the same group as class a, seen from that level.
-        self.register_buffer("member", torch.from_numpy(np.stack([g[:, None] == g[None, :] for g in groups])))
+        # member[level, a, b]: 1 where class b lies in the same group as class a, seen from that level.
+        member = np.stack([group[:, None] == group[None, :] for group in groups]).astype(np.float32)
+        self.register_buffer("member", torch.from_numpy(member))
         self.register_buffer("weights", torch.from_numpy(weights))
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -77,12 +78,15 @@ class HierarchyLoss(nn.Module):
             return logits.sum() * 0  # keeps the graph, teaches nothing
         flat, label = flat[labelled], target.reshape(-1)[labelled]
         log_p = torch.log_softmax(flat, dim=1)
+        probability = log_p.exp()
         weight = self.weights[label]
         total = flat.new_zeros(())
-        for member, level_weight in zip(self.member, self.level_weights, strict=True):
-            # log of the summed probability of the label's group; stable where single probabilities underflow
-            log_group = log_p.masked_fill(~member[label], -torch.inf).logsumexp(dim=1)
-            total = total + level_weight * (weight * self._penalty(log_group)).sum()
+        for member, level_weight in zip(self.member[:-1], self.level_weights[:-1], strict=True):
+            # The summed probability of the label's group. Where it underflows, the deepest level still teaches.
+            group = (probability * member[label]).sum(dim=1).clamp_min(1e-12).log()
+            total = total + level_weight * (weight * self._penalty(group)).sum()
+        deepest = log_p.gather(1, label[:, None])[:, 0]
+        total = total + self.level_weights[-1] * (weight * self._penalty(deepest)).sum()
         return total / (weight.sum() * sum(self.level_weights))
 
     def _penalty(self, log_p: Tensor) -> Tensor:

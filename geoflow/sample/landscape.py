@@ -6,10 +6,11 @@ other windows. Codes are CORINE level 3. What the pixels are made of is decided 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from geoflow.sample import noise as nz
 from geoflow.sample.noise import Float, Uint
@@ -39,6 +40,7 @@ class Fields:
     wet: Float
     conifer: Float
     mosaic: Float
+    basin: Float
     parcel: Uint
     stand: Uint
     block: Uint
@@ -51,6 +53,26 @@ class Survey:
     before: Codes
     after: Codes
     fields: Fields
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Thresholds of the fields, set so that every seed's country has about the same shares of land cover."""
+
+    farmed: float
+    strips_agri: float
+    strips: float
+    fringe_low: float
+    fringe_high: float
+    fringe_mosaic: float
+    bog: float
+    heath: float
+    lake: float
+    reeds: float
+    conifers: float
+    broadleaves: float
+    meadow: float
+    meadow_agri: float
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,16 @@ class Landscape:
     width_m: float
     coast: bool = True
     burnt: tuple[tuple[float, float, float], ...] = ()
+    levels: Levels | None = None
+
+    @classmethod
+    def found(cls, seed: int, height_m: float, width_m: float, coast: bool = True) -> Landscape:
+        """A landscape whose thresholds give the wanted shares over its frame, and with its fires."""
+        bare = cls(seed, height_m, width_m, coast)
+        step = max(8, round(max(height_m, width_m) / PIXEL_M / 256))
+        window = slice(0, int(height_m / PIXEL_M)), slice(0, int(width_m / PIXEL_M))
+        levelled = replace(bare, levels=_levels(bare.fields(*window, step)))
+        return replace(levelled, burnt=_fires(levelled, window, step))
 
     def key(self, n: int) -> int:
         """The hash key of the n-th random thing of this seed."""
@@ -111,11 +143,11 @@ class Landscape:
         k = self.key
         rows, cols = self.axes(y, x, step)
         ys, xs = (rows + 0.5) * PIXEL_M, (cols + 0.5) * PIXEL_M
-        fine = nz.fbm(ys, xs, (420, 200, 90), k(11), 0.7)
+        fine = nz.fbm(ys, xs, (420, 200, 90), k(11), 0.6)
         wide = nz.fbm(ys, xs, (3600, 1800, 900), k(12), 0.65)
         warp_y, warp_x = nz.noise(ys, xs, 260, k(13)) * 45, nz.noise(ys, xs, 260, k(14)) * 45
         gy, gx = (a.astype(np.float32) for a in np.meshgrid(ys, xs, indexing="ij"))
-        block = nz.cells(gy + warp_y, gx + warp_x, 850, k(15)).id
+        block = nz.cells(gy + warp_y, gx + warp_x, 980, k(15)).id
         stand = nz.cells(gy + warp_y, gx + warp_x, 210, k(16)).id
         return Fields(
             rows=rows,
@@ -125,12 +157,13 @@ class Landscape:
             y=gy,
             x=gx,
             height=self.height(ys, xs),
-            agri=wide + 0.42 * fine,
+            agri=wide + 0.33 * fine,
             agri_wide=wide,
             fine=fine,
-            wet=nz.fbm(ys, xs, (2400, 1200, 600, 250), k(17), 0.6),
-            conifer=nz.fbm(ys, xs, (2100, 1000, 450, 180), k(18), 0.62),
-            mosaic=nz.fbm(ys, xs, (2000, 1000, 400), k(19), 0.6),
+            wet=nz.fbm(ys, xs, (2400, 1200, 500), k(17), 0.55) - 0.4 * wide,
+            conifer=nz.fbm(ys, xs, (2300, 1100, 450), k(18), 0.5),
+            mosaic=nz.fbm(ys, xs, (2000, 1000, 400), k(19), 0.5),
+            basin=nz.fbm(ys, xs, (2000, 1000, 400), k(51), 0.5),
             parcel=self._parcels(gy, gx, block),
             stand=stand,
             block=block,
@@ -143,7 +176,13 @@ class Landscape:
         return nz.bricks(gy, gx, angle, 190 + 260 * size, 95 + 130 * size, self.key(20), block)
 
     def survey(self, y: slice, x: slice, step: int = 1) -> Survey:
-        """Land cover of a window in both epochs."""
+        """Land cover of a window in both epochs.
+
+        Raises
+        ------
+        ValueError
+            If the landscape was not made with `found`.
+        """
         f = self.fields(y, x, step)
         code = self._countryside(f)
         farmed = np.isin(code, (211, 231, 242, 243, 222))
@@ -154,51 +193,54 @@ class Landscape:
 
     # -- the countryside -------------------------------------------------------------------------------------------
 
+    @property
+    def _at(self) -> Levels:
+        if self.levels is None:
+            raise ValueError("a landscape is made with Landscape.found")
+        return self.levels
+
+    def _forest_types(self, f: Fields) -> Codes:
+        """Conifers, broad leaves, and real mixtures of both."""
+        at = self._at
+        return np.where(f.conifer > at.conifers, 312, np.where(f.conifer < at.broadleaves, 311, 313)).astype(np.uint16)
+
     def _countryside(self, f: Fields) -> Codes:
         """Farmland, mosaics, forest, heath and wetland, before anything is built."""
-        code = self._forest(f)
+        code = self._forest_types(f)
+        lot = nz.unit(nz.mix(f.stand, 21))
+        np.putmask(code, lot < 0.010, 324)
+        young = nz.unit(nz.mix(f.block, 22)) < 0.12
+        np.putmask(code, young & (lot < 0.92), 324)
         self._farmland(f, code)
         self._nature(f, code)
         return code
 
-    def _forest(self, f: Fields) -> Codes:
-        """Conifers, broad leaves, real mixtures of both, and stands that grow back after a cut."""
-        c = f.conifer - 0.25 * f.wet
-        code = np.where(c > 0.33, 312, np.where(c < -0.62, 311, 313)).astype(np.uint16)
-        lot = nz.unit(nz.mix(f.stand, 21))
-        np.putmask(code, lot < 0.07, 324)
-        young = nz.unit(nz.mix(f.block, 22)) < 0.05
-        np.putmask(code, young & (lot < 0.75), 324)
-        return code
-
     def _farmland(self, f: Fields, code: Codes) -> None:
         """Arable land and pastures by parcels, orchards, and the two mosaics of the CORINE legend."""
-        dry = f.wet < 1.5
-        farmed = (f.agri > 0.16) & dry
+        at = self._at
+        farmed = f.agri > at.farmed
         lot_block, lot = nz.unit(nz.mix(f.block, 31)), nz.unit(nz.mix(f.parcel, 32))
-        grassy = (lot_block < 0.27) | (f.wet > 0.9)
-        pasture = np.where(grassy, lot < 0.88, lot < 0.09)
+        grassy = lot_block < 0.32
+        pasture = np.where(grassy, lot < 0.975, lot < 0.02)
         np.copyto(code, np.where(pasture, 231, 211).astype(np.uint16), where=farmed)
-        np.putmask(code, farmed & (lot_block > 0.975) & (lot < 0.85), 222)
-        strips = (f.mosaic > 1.15) & (f.agri_wide > 0.10) & dry & (f.agri > 0.0)
-        np.putmask(code, strips, 242)
-        fringe = (np.abs(f.agri_wide - 0.10 + 0.12 * f.fine) < 0.33) & (f.mosaic < -0.12) & dry
+        np.putmask(code, farmed & (lot_block > 0.982) & (lot < 0.9), 222)
+        np.putmask(code, (f.mosaic > at.strips) & (f.agri > at.strips_agri), 242)
+        edge = f.agri_wide + 0.12 * f.fine
+        fringe = (edge > at.fringe_low) & (edge < at.fringe_high) & (f.mosaic < at.fringe_mosaic)
         np.putmask(code, fringe, 243)
 
     def _nature(self, f: Fields, code: Codes) -> None:
-        """Bogs, marshes, heath, natural grassland and the shore."""
-        apart = f.agri < 0.30
-        np.putmask(code, (f.wet > 1.42) & apart, 322)
-        np.putmask(code, (f.wet > 1.55) & apart, 412)
-        np.putmask(code, (f.wet > 1.75) & ~apart, 411)
-        meadow = (f.mosaic > 1.05) & (f.agri_wide < 0.05) & (f.conifer < 0.4)
-        np.putmask(code, meadow, 321)
+        """Bogs, heath, natural grassland and the shore."""
+        at = self._at
+        np.putmask(code, f.wet > at.heath, 322)
+        np.putmask(code, f.wet > at.bog, 412)
+        np.putmask(code, (f.mosaic > at.meadow) & (f.agri_wide < at.meadow_agri), 321)
         if not self.coast:
             return
         shore = f.height + 0.05 * f.fine
-        np.putmask(code, (shore < 0.30) & (f.conifer < 0.5), 321)
-        np.putmask(code, (shore < 0.17) & (f.wet > 0.35), 421)
-        np.putmask(code, (shore < 0.11) & (f.wet <= 0.2), 331)
+        np.putmask(code, (shore < 0.24) & (f.conifer < 0.3), 321)
+        np.putmask(code, (shore < 0.17) & (f.wet > 0.4), 421)
+        np.putmask(code, (shore < 0.09) & (f.wet <= 0.3), 331)
 
     # -- what people built -----------------------------------------------------------------------------------------
 
@@ -208,7 +250,7 @@ class Landscape:
         town = nz.cells(f.y, f.x, 5600, k(41), jitter=0.30)
         reach = town.distance * (1 + 0.22 * f.fine)
         radius = 420 + 900 * nz.unit(nz.mix(town.id, 1)) ** 2
-        dry = (f.wet < 1.5) & (f.height > 0.12)
+        dry = (f.wet < self._at.heath) & (f.height > 0.12)
         np.putmask(code, (reach < radius) & dry, 112)
         quarter = nz.unit(nz.mix(f.stand, 42))
         ring = (reach < 1.12 * radius) & dry
@@ -228,9 +270,9 @@ class Landscape:
     def _water(self, f: Fields, code: Codes) -> None:
         """Lakes with reedy shores, ponds, rivers as level curves of a field, and the sea."""
         k = self.key
-        basin = nz.fbm(f.ys, f.xs, (2600, 1200, 500, 200), k(51), 0.55)
-        np.putmask(code, (basin > 1.78) & (f.fine > -0.2) & (f.height > 0.2), 411)
-        lake = (basin > 1.92) & (f.height > 0.2)
+        at = self._at
+        np.putmask(code, (f.basin > at.reeds) & (f.fine > -0.3) & (f.height > 0.2), 411)
+        lake = (f.basin > at.lake) & (f.height > 0.2)
         pond = nz.cells(f.y, f.x, 900, k(52))
         lake |= (pond.distance * (1 + 0.3 * f.fine) < 20 + 60 * nz.unit(nz.mix(pond.id, 1))) & (
             nz.unit(nz.mix(pond.id, 2)) < 0.55
@@ -268,8 +310,7 @@ class Landscape:
         forest = np.isin(before, (311, 312, 313))
         np.putmask(after, forest & (stand_lot < 0.050), 324)
         shrub = before == 324
-        grown = np.where(f.conifer > 0.33, 312, np.where(f.conifer < -0.62, 311, 313)).astype(np.uint16)
-        np.copyto(after, grown, where=shrub & (stand_lot < 0.22))
+        np.copyto(after, self._forest_types(f), where=shrub & (stand_lot < 0.16))
         self._built(f, before, after, parcel_lot)
         pit_lot = nz.unit(nz.mix(nz.cells(f.y, f.x, 170, self.key(73)).id, 6))
         np.putmask(after, (before == 131) & (pit_lot < 0.20), 512)
@@ -287,3 +328,35 @@ class Landscape:
         np.copyto(after, new, where=near & (lot < 0.07))
         far = ~near & np.isin(before, (211, 231))
         np.putmask(after, far & (lot > 0.996), 112)
+
+
+def _levels(f: Fields) -> Levels:
+    """Thresholds from a coarse survey of the whole frame."""
+    land = f.height > 0.1
+
+    def q(field: Float, share: float) -> float:
+        return float(np.quantile(field[land], share))
+
+    edge = f.agri_wide + 0.12 * f.fine
+    return Levels(
+        farmed=q(f.agri, 0.61), strips_agri=q(f.agri, 0.58), strips=q(f.mosaic, 0.90),
+        fringe_low=q(edge, 0.47), fringe_high=q(edge, 0.66), fringe_mosaic=q(f.mosaic, 0.42),
+        bog=q(f.wet, 0.955), heath=q(f.wet, 0.936), lake=q(f.basin, 0.983), reeds=q(f.basin, 0.973),
+        conifers=q(f.conifer, 0.60), broadleaves=q(f.conifer, 0.27),
+        meadow=q(f.mosaic, 0.94), meadow_agri=q(f.agri_wide, 0.45),
+    )  # fmt: skip
+
+
+def _fires(land: Landscape, window: tuple[slice, slice], step: int) -> tuple[tuple[float, float, float], ...]:
+    """Centres and radii (m) of fires, one for about every 400 km2, each where there is most forest or heath to burn."""
+    before = land.survey(*window, step).before
+    fuel = np.isin(before, (311, 312, 313, 321, 322, 324)).astype(np.float32)
+    density = ndimage.uniform_filter(fuel, max(3, 60 // step), mode="constant")
+    height, width = density.shape
+    inner = density[height // 6 : -height // 6]
+    count = max(1, round(land.height_m * land.width_m * 1e-6 / 400))
+    fires = []
+    for columns in np.array_split(np.arange(width // 5, width - width // 8), count):
+        r, c = np.unravel_index(int(inner[:, columns].argmax()), (inner.shape[0], len(columns)))
+        fires.append((float(r + height // 6) * step * PIXEL_M, float(columns[c]) * step * PIXEL_M, 300.0))
+    return tuple(fires)

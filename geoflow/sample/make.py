@@ -96,7 +96,7 @@ def make_sample(
     workers = workers or default_workers()
     tell = progress or (lambda stage, done, total: None)
     work = folder / ".work"
-    land = _with_fires(Landscape(seed, frame.height * PIXEL_M, frame.width * PIXEL_M), frame)
+    land = Landscape.found(seed, frame.height * PIXEL_M, frame.width * PIXEL_M)
     tiles = tiles_of(frame)
     _write_regions(folder, land, frame)
     tell("ground", 0, 1)
@@ -124,25 +124,6 @@ def _write_regions(folder: Path, land: Landscape, frame: Frame) -> None:
     vectors.write_layer(folder / "counties.gpkg", "counties", [g for _, _, g in counties], columns, "MultiPolygon")
 
 
-def _with_fires(land: Landscape, frame: Frame) -> Landscape:
-    """The same ground with a fire about every 400 km2, each where there is most forest or heath to burn."""
-    step = 16
-    survey = land.survey(slice(0, frame.height), slice(0, frame.width), step).before
-    fuel = np.isin(survey, (311, 312, 313, 321, 322, 324)).astype(np.float32)
-    from scipy import ndimage
-
-    density = ndimage.uniform_filter(fuel, 5, mode="constant")
-    count = max(1, round(frame.height * frame.width * 1e-4 / 400))
-    fires = []
-    rng = np.random.default_rng([land.seed, 334])
-    for part in np.array_split(np.arange(density.shape[1])[density.shape[1] // 5 : -density.shape[1] // 8], count):
-        zone = density[density.shape[0] // 6 : -density.shape[0] // 6, part] + 0.02 * rng.random((1, len(part)))
-        r, c = np.unravel_index(int(zone.argmax()), zone.shape)
-        y, x = (r + density.shape[0] // 6) * step * PIXEL_M, (part[0] + c) * step * PIXEL_M
-        fires.append((float(y), float(x), 300.0))
-    return Landscape(land.seed, land.height_m, land.width_m, land.coast, tuple(fires))
-
-
 def _inside(border: Any, frame: Frame, y: slice, x: slice) -> NDArray[np.bool_]:
     transform = frame.transform * Affine.translation(x.start, y.start)
     shape = (y.stop - y.start, x.stop - x.start)
@@ -159,7 +140,7 @@ def _write_truth(folder: Path, work: Path, ground: Ground, land: Landscape, fram
     shape = (frame.height, frame.width)
     drafts = {e: work / f"landcover_{e}.tif" for e in (2018, 2024)}
     files = {e: cog.draft(p, shape, "uint16", CRS, frame.transform, 0) for e, p in drafts.items()}
-    cells = np.zeros((frame.height // corine.STEP, frame.width // corine.STEP), np.uint16)
+    cells = corine.Cells(*(np.zeros((frame.height // corine.STEP, frame.width // corine.STEP), np.uint16) for _ in "ms"))
     found = []
     for y, x in blocks(slice(0, frame.height), slice(0, frame.width), TRUTH_BLOCK):
         inside = _inside(border, frame, y, x)
@@ -177,10 +158,10 @@ def _write_truth(folder: Path, work: Path, ground: Ground, land: Landscape, fram
     _write_corine(folder / "corine" / "clc2018.gpkg", cells, land.seed, frame)
 
 
-def _put_cells(cells: Codes, before: Codes, y: slice, x: slice) -> None:
-    part = corine.coarsen(before)
-    r, c = y.start // corine.STEP, x.start // corine.STEP
-    cells[r : r + part.shape[0], c : c + part.shape[1]] = part[: cells.shape[0] - r, : cells.shape[1] - c]
+def _put_cells(cells: corine.Cells, before: Codes, y: slice, x: slice) -> None:
+    part = corine.Cells.of(before)
+    at = slice(y.start // corine.STEP, y.stop // corine.STEP), slice(x.start // corine.STEP, x.stop // corine.STEP)
+    cells.main[at], cells.sample[at] = part.main, part.sample
 
 
 def _write_changes(path: Path, patches: list[Any]) -> None:
@@ -193,9 +174,8 @@ def _write_changes(path: Path, patches: list[Any]) -> None:
     vectors.write_layer(path, "change", [g for g, _, _ in patches], columns, "Polygon")
 
 
-def _write_corine(path: Path, cells: Codes, seed: int, frame: Frame) -> None:
-    drawing = corine.Drawing(seed=seed)
-    drawn = corine.mislabel(corine.generalise(cells, drawing), cells, drawing)
+def _write_corine(path: Path, cells: corine.Cells, seed: int, frame: Frame) -> None:
+    drawn = corine.draw(cells, corine.Drawing(seed=seed))
     shapes = corine.polygons(drawn, frame.transform * Affine.scale(corine.STEP))
     vectors.write_layer(path, "clc2018", [g for _, g in shapes], {"Code_18": [c for c, _ in shapes]}, "Polygon")
 

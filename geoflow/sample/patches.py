@@ -98,7 +98,7 @@ class _Region:
     @property
     def land(self) -> Landscape:
         size = REGION * GROUP * PATCH * 10.0
-        return Landscape(self.seed, size, size, coast=self.number % 2 == 0)
+        return Landscape.found(self.seed, size, size, coast=self.number % 2 == 0)
 
     @property
     def left(self) -> float:
@@ -143,7 +143,7 @@ def _write_region(folder: Path, region: _Region, wanted: int, workers: int) -> l
         codes[y, x] = before[EDGE:-EDGE, EDGE:-EDGE]
 
     run_all([lambda n=n: survey(n) for n in range(region.groups)], workers)
-    drawn = corine.draw(codes, corine.Drawing(seed=region.seed))
+    drawn = corine.draw(corine.Cells.of(codes), corine.Drawing(seed=region.seed))
     labels = np.repeat(np.repeat(drawn, corine.STEP, axis=0), corine.STEP, axis=1)
     tasks = [lambda n=n: _write_group(folder, region, n, paints[n], labels, wanted) for n in range(region.groups)]
     return [p for group in run_all(tasks, workers) for p in group]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
 from zarr.codecs import ZstdCodec
@@ -25,6 +26,9 @@ from geoflow.grid import Grid, Tile
 
 if TYPE_CHECKING:
     import xarray as xr
+
+COMPRESSOR = ZstdCodec(level=1, checksum=True)
+"""Codec of every array. The checksum in each frame finds flipped bits on reading; GDAL does not know the crc32c codec."""
 
 FORMAT = 1
 """Version of the layout; a store of a newer one is refused rather than misread."""
@@ -88,7 +92,7 @@ class Store:
         StoreError
             If ``path`` holds something else: another grid, a newer format, or no store of geoflow's.
         """
-        described = {"format": FORMAT, "grid": describe_grid(grid)}
+        described: dict[str, Any] = {"format": FORMAT, "grid": describe_grid(grid)}
         if path.exists() and any(path.iterdir()):
             found = _read_description(path)
             if found["grid"] != described["grid"]:
@@ -125,10 +129,10 @@ class Store:
         # One band of one period a chunk: a reader of one band never decodes the others.
         chunks = (*(1 for _ in leading), *(min(self.grid.chunk, size) for size in self.grid.shape))
         # `_CRS` is what GDAL looks for when it opens the array by itself, without its group.
-        crs = {"grid_mapping": "spatial_ref", "_CRS": {"wkt": self.grid.geobox.crs.wkt}}
+        crs = {"grid_mapping": "spatial_ref", "_CRS": {"wkt": CRS(str(self.grid.geobox.crs)).wkt}}
         attrs = {**variable.attrs, **crs, "nodata": variable.nodata}
         if variable.name in node:
-            array = node[variable.name]
+            array = _array(node, variable.name)
             found = (array.shape, array.chunks, str(array.dtype))
             if found != (shape, chunks, variable.dtype):
                 raise StoreError(
@@ -143,8 +147,7 @@ class Store:
             dtype=variable.dtype,
             fill_value=variable.nodata,
             dimension_names=(*variable.leading, "y", "x"),
-            # The checksum in each zstd frame finds flipped bits on reading; GDAL does not know the crc32c codec.
-            compressors=ZstdCodec(level=1, checksum=True),
+            compressors=COMPRESSOR,
             attributes=attrs,
         )
         return True
@@ -170,7 +173,7 @@ class Store:
         with zarr.config.set({"array.write_empty_chunks": True}):
             node = zarr.open_group(self.path, mode="r+", path=group, use_consolidated=False)
             for name, values in arrays.items():
-                target = node[name]
+                target = _array(node, name)
                 wanted = (*target.shape[:-2], *tile.shape)
                 if values.shape != wanted or values.dtype != target.dtype:
                     raise StoreError(
@@ -184,7 +187,7 @@ class Store:
         node = zarr.open_group(self.path, mode="r", path=group, use_consolidated=False)
         files = []
         for name in names:
-            array = node[name]
+            array = _array(node, name)
             size_y, size_x = array.chunks[-2:]
             rows = range(tile.y.start // size_y, -(-tile.y.stop // size_y))
             cols = range(tile.x.start // size_x, -(-tile.x.stop // size_x))
@@ -290,6 +293,14 @@ def _read_description(path: Path) -> dict[str, Any]:
     return described
 
 
+def _array(node: zarr.Group, name: str) -> zarr.Array[Any]:
+    """An array of a group; a group of that name is not one of ours."""
+    found = node[name]
+    if not isinstance(found, zarr.Array):
+        raise StoreError(f"{node.path}/{name} is a group, not an array: geoflow did not make it")
+    return found
+
+
 def _update_attrs(node: zarr.Group | zarr.Array, attrs: Mapping[str, Any]) -> bool:
     """Set the attributes that differ; an attribute that is already right is not written again."""
     found = node.attrs.asdict()
@@ -301,7 +312,7 @@ def _update_attrs(node: zarr.Group | zarr.Array, attrs: Mapping[str, Any]) -> bo
 
 def _ensure_labels(node: zarr.Group, dim: str, labels: Sequence[str]) -> bool:
     if dim in node:
-        found = [str(v) for v in node[dim][:]]
+        found = [str(v) for v in np.asarray(_array(node, dim)[:])]
         if found != list(labels):
             raise StoreError(f"{node.path}/{dim} is {found}, the job wants {list(labels)}; use another output (--out)")
         return False
@@ -318,7 +329,13 @@ def _ensure_axes(node: zarr.Group, geobox: GeoBox) -> bool:
         values = coords[dim].values
         attrs = {"units": coords[dim].attrs.get("units", "metre"), "standard_name": standard, "axis": dim.upper()}
         array = node.create_array(
-            dim, shape=values.shape, chunks=values.shape, dtype="float64", dimension_names=(dim,), attributes=attrs
+            dim,
+            shape=values.shape,
+            chunks=values.shape,
+            dtype="float64",
+            dimension_names=(dim,),
+            compressors=COMPRESSOR,
+            attributes=attrs,
         )
         array[:] = values
     reference = coords["spatial_ref"]

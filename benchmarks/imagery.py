@@ -1,0 +1,219 @@
+"""How fast scenes become a composite, against the floor and against what users write.
+
+    python benchmarks/imagery.py [--size small|tile] [--json FILE]
+
+Makes its own scenes (COGs, deflate, on the grid of the result), then measures in one run:
+
+floor     the same windows read with plain rasterio and two threads, nothing else
+ours      geoflow.imagery.composite_tile: mask, offset, integer median, count of clear observations
+warped    ours, with the scenes reprojected from UTM to EPSG:3035
+usual     stackstac.stack(...).where(...).median("time") as its users write it
+peer      odc.stac.load(...).where(...).median("time") as its users write it
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pystac
+import rasterio
+import rasterio.shutil
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import box
+from rasterio.transform import from_origin
+from rasterio.warp import transform_bounds
+
+from geoflow.imagery import CompositeOptions, Period, composite_tile, load_catalog
+
+SIZES = {"small": (1024, 4, 3), "tile": (10980, 4, 3)}  # pixels a side, scenes, repeats
+BANDS = ("B02", "B03", "B04", "B08")
+THREADS = 2
+LEFT, TOP, EPSG = 500_000, 5_200_020, 32633
+
+
+def main() -> None:
+    """Run all variants, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    side, scenes, repeats = SIZES[arguments.size]
+    with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="threads", num_workers=THREADS):
+        items = make_scenes(Path(folder), side, scenes)
+        rows = [measure(name, run, side, repeats) for name, run in variants(items, side).items()]
+    seconds = {row["name"]: row["seconds"] for row in rows}
+    ratios = {
+        "time_over_floor": seconds["ours"] / seconds["floor"],
+        "speed_over_usual": seconds["usual"] / seconds["ours"],
+        "speed_over_peer": seconds["peer"] / seconds["ours"],
+    }
+    print(f"{side} x {side} px, {scenes} scenes, {len(BANDS)} bands, {THREADS} threads, median of {repeats}")
+    for row in rows:
+        print(f"{row['name']:>8}  {row['seconds']:8.2f} s  {row['mpx_per_s']:8.1f} Mpx/s  {row['peak_mb']:8.0f} MB")
+    for name, value in ratios.items():
+        print(f"{name:>18}  {value:.2f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rows": rows, "ratios": ratios}, indent=1))
+
+
+def make_scenes(folder: Path, side: int, scenes: int) -> list[dict[str, Any]]:
+    """Frozen items whose files hold noise around a smooth ground, and clouds in a fifth of each scene."""
+    catalog = load_catalog("sample")
+    bounds = transform_bounds(f"EPSG:{EPSG}", "EPSG:4326", LEFT, TOP - side * 10, LEFT + side * 10, TOP)
+    items = []
+    for number in range(scenes):
+        rng = np.random.default_rng(number)
+        assets = {}
+        for band in BANDS:
+            pixels = 800 + 400 * np.sin(np.arange(side) / 50)[:, None] + rng.normal(0, 60, (side, side))
+            assets[catalog.asset_key(band)] = write(folder / f"{number}-{band}.tif", pixels.astype(np.uint16), 10)
+        scl = np.full((side // 2, side // 2), 4, np.uint8)
+        scl[:, number * side // 10 : (number + 1) * side // 10] = 9
+        assets[catalog.scl] = write(folder / f"{number}-SCL.tif", scl, 20)
+        properties = {"datetime": f"2024-06-{number + 1:02d}T10:00:00Z", "geoflow:offset": {"add": 0}}
+        properties["proj:epsg"] = EPSG
+        items.append(
+            {"type": "Feature", "stac_version": "1.0.0", "id": str(number), "bbox": list(bounds), "links": []}
+            | {"geometry": box(*bounds, "EPSG:4326").json, "properties": properties, "assets": assets}
+        )
+    return items
+
+
+def write(path: Path, pixels: np.ndarray, gsd: int) -> dict[str, Any]:
+    """A COG; returns the asset that points at it."""
+    height, width = pixels.shape
+    transform = from_origin(LEFT, TOP, gsd, gsd)
+    profile = {"height": height, "width": width, "count": 1, "dtype": pixels.dtype, "nodata": 0}
+    plain = path.with_suffix(".plain.tif")
+    with rasterio.open(plain, "w", driver="GTiff", crs=f"EPSG:{EPSG}", transform=transform, **profile) as file:
+        file.write(pixels, 1)
+    rasterio.shutil.copy(plain, path, driver="COG", compress="DEFLATE", predictor="YES", blocksize=512)
+    plain.unlink()
+    fields = {"proj:shape": [height, width], "proj:transform": list(transform)[:6]}
+    return {"href": str(path), "type": "image/tiff; application=geotiff", **fields}
+
+
+def variants(items: list[dict[str, Any]], side: int) -> dict[str, Callable[[], Any]]:
+    """What is measured, by name; each ends with the result in memory."""
+    catalog = load_catalog("sample")
+    native = GeoBox((side, side), from_origin(LEFT, TOP, 10, 10), f"EPSG:{EPSG}")
+    inner = transform_bounds(native.crs, "EPSG:3035", *native.boundingbox)
+    x, y = ((inner[i] + inner[i + 2]) / 2 // 10 * 10 - side * 5 for i in (0, 1))
+    laea = GeoBox.from_bbox((x, y, x + side * 10, y + side * 10), "EPSG:3035", resolution=10, tight=True)
+    options = CompositeOptions((Period("june", date(2024, 6, 1), date(2024, 6, 30)),), BANDS, dilate_m=0.0)
+    keys = [catalog.asset_key(band) for band in BANDS]
+    return {
+        "floor": lambda: read_plainly(items, [*keys, catalog.scl], side),
+        "ours": lambda: by_tiles(native, lambda g: composite_tile(items, g, options, catalog).compute()),
+        "warped": lambda: by_tiles(laea, lambda g: composite_tile(items, g, options, catalog).compute()),
+        "usual": lambda: with_stackstac(items, keys, native),
+        "peer": lambda: with_odc(items, keys, native),
+    }
+
+
+def by_tiles(geobox: GeoBox, run: Callable[[GeoBox], Any], tile: int = 2048) -> None:
+    """Composite tile by tile, as a job does, so that memory stays bounded."""
+    height, width = geobox.shape
+    for row in range(0, height, tile):
+        for col in range(0, width, tile):
+            run(geobox[row : min(row + tile, height), col : min(col + tile, width)])
+
+
+def read_plainly(items: list[dict[str, Any]], keys: list[str], side: int, tile: int = 2048) -> None:
+    """Every window of every file, with rasterio and a thread pool."""
+
+    def read(href: str) -> None:
+        with rasterio.open(href) as file:
+            step = tile * file.width // side
+            for row in range(0, file.height, step):
+                for col in range(0, file.width, step):
+                    file.read(1, window=rasterio.windows.Window(col, row, step, step))
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(read, [item["assets"][key]["href"] for item in items for key in keys]))
+
+
+def with_stackstac(items: list[dict[str, Any]], keys: list[str], geobox: GeoBox) -> Any:
+    """As in stackstac's documentation: float64 and NaN."""
+    import stackstac
+
+    place: dict[str, Any] = {"epsg": EPSG, "bounds": tuple(geobox.boundingbox), "resolution": 10, "rescale": False}
+    stack = stackstac.stack(items, assets=[*keys, "scl"], **place)
+    scl = stack.sel(band="scl", drop=True)
+    return stack.sel(band=keys).where(~scl.isin([0, 1, 3, 8, 9, 10])).median("time").compute()
+
+
+def with_odc(items: list[dict[str, Any]], keys: list[str], geobox: GeoBox) -> Any:
+    """As in odc-stac's documentation."""
+    import odc.stac
+
+    coded = [{**item, "properties": {**item["properties"], "proj:code": f"EPSG:{EPSG}"}} for item in items]
+    ready = [pystac.Item.from_dict({**item, "stac_extensions": []}, preserve_dict=True) for item in coded]
+    chunks = {"x": 1024, "y": 1024}
+    cube = odc.stac.load(ready, bands=[*keys, "scl"], geobox=geobox, chunks=chunks, dtype="uint16", nodata=0)
+    return cube[keys].where(~cube.scl.isin([0, 1, 3, 8, 9, 10])).median("time").compute()
+
+
+def measure(name: str, run: Callable[[], Any], side: int, repeats: int) -> dict[str, Any]:
+    """Median time of some runs after a first one, and the growth of this process's memory at its highest."""
+    run()
+    seconds, peaks = [], []
+    for _ in range(repeats):
+        with PeakMemory() as memory:
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+        peaks.append(memory.peak_mb)
+    middle = statistics.median(seconds)
+    mpx = side * side * len(BANDS) / 1e6
+    return {"name": name, "seconds": middle, "mpx_per_s": mpx / middle, "peak_mb": statistics.median(peaks)}
+
+
+class PeakMemory:
+    """Highest resident memory above the start, sampled every 10 ms."""
+
+    def __enter__(self) -> PeakMemory:
+        gc.collect()
+        if hasattr(ctypes.CDLL(None), "malloc_trim"):  # else what an earlier run left would hide what this one needs
+            ctypes.CDLL(None).malloc_trim(0)
+        self._base = self._peak = resident_mb()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    @property
+    def peak_mb(self) -> float:
+        """Megabytes above what was resident at the start."""
+        return self._peak - self._base
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.01):
+            self._peak = max(self._peak, resident_mb())
+
+
+def resident_mb() -> float:
+    """Resident memory of this process, from Linux."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
+
+
+if __name__ == "__main__":
+    main()

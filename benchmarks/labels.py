@@ -1,0 +1,167 @@
+"""How fast labels reach the grid, and patches memory, against the floor and against what users write.
+
+    python benchmarks/labels.py [--size small|tile] [--json FILE]
+
+Makes its own national file of polygons in EPSG:3035 (a mosaic of blobs of 60 vertices, over far more than the tile) and
+its own BigEarthNet patches, then measures in one run:
+
+floor     rasterio.features.rasterize of the polygons that meet the tile, already read and in the tile's CRS
+ours      geoflow.labels.load_labels: read with a spatial filter, reproject, order, rasterise
+usual     geopandas.read_file of the whole file, to_crs, rasterio.features.rasterize, as users write it
+decode    the patches' TIFFs opened and read with rasterio, nothing else
+patches   geoflow.labels.read_patches: the same TIFFs interpolated to 10 m, with their labels
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import pyogrio.raw
+import rasterio
+import rasterio.features
+import shapely
+from odc.geo.geobox import GeoBox
+from odc.geo.geom import BoundingBox
+from rasterio.transform import from_origin
+
+from geoflow.labels import load_labels, read_patches
+from geoflow.labels.bigearthnet import NATIVE_PX
+from geoflow.legends import legend
+
+SIZES = {"small": (1024, 20_000, 60, 3), "tile": (4096, 100_000, 320, 3)}  # tile px, polygons, patches, repeats
+CELL_M, VERTICES = 600.0, 60
+LEFT, TOP = 4_600_000.0, 2_900_000.0  # EPSG:3035, southern Austria
+TILE_CRS = "EPSG:32633"
+PATCH_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+
+
+def main() -> None:
+    """Run all variants, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    side, polygons, patches, repeats = SIZES[arguments.size]
+    with tempfile.TemporaryDirectory() as folder:
+        source = make_polygons(Path(folder) / "national.gpkg", polygons)
+        tile = make_tile(side, polygons)
+        root = make_patches(Path(folder) / "patches", patches)
+        pixels = {name: (run, side * side) for name, run in polygon_variants(source, tile).items()}
+        files = patches * 120 * 120 * len(PATCH_BANDS)
+        pixels |= {name: (run, files) for name, run in patch_variants(root).items()}
+        rows = [measure(name, run, count, repeats) for name, (run, count) in pixels.items()]
+    seconds = {row["name"]: row["seconds"] for row in rows}
+    ratios = {
+        "time_over_floor": seconds["ours"] / seconds["floor"],
+        "speed_over_usual": seconds["usual"] / seconds["ours"],
+        "patches_over_decode": seconds["decode"] / seconds["patches"],
+    }
+    print(f"{side} x {side} px, {polygons} polygons in the file, {patches} patches, median of {repeats}")
+    for row in rows:
+        print(f"{row['name']:>8}  {row['seconds']:8.3f} s  {row['mpx_per_s']:8.1f} Mpx/s  {row['peak_mb']:8.0f} MB")
+    for name, value in ratios.items():
+        print(f"{name:>20}  {value:.2f}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"rows": rows, "ratios": ratios}, indent=1))
+
+
+def make_polygons(path: Path, count: int) -> Path:
+    """A mosaic of overlapping blobs, one a cell."""
+    rng = np.random.default_rng(0)
+    across = int(np.ceil(np.sqrt(count)))
+    number = np.arange(count)
+    centres = np.stack([LEFT + (number % across + 0.5) * CELL_M, TOP - (number // across + 0.5) * CELL_M], axis=1)
+    angles = np.linspace(0, 2 * np.pi, VERTICES, endpoint=False)
+    radii = CELL_M * rng.uniform(0.4, 0.75, (count, VERTICES))
+    rings = centres[:, None] + radii[..., None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    shapes = shapely.polygons(rings)
+    codes = rng.choice(legend("corine").codes(), count).astype(str).astype(object)
+    pyogrio.raw.write(str(path), shapely.to_wkb(shapes), [codes], ["Code_18"], geometry_type="Polygon", crs="EPSG:3035")
+    return path
+
+
+def make_tile(side: int, polygons: int) -> GeoBox:
+    """A tile of 10 m pixels in the middle of the mosaic, in another CRS."""
+    half = np.sqrt(polygons) * CELL_M / 2
+    middle = BoundingBox(LEFT + half - 10, TOP - half - 10, LEFT + half + 10, TOP - half + 10, "EPSG:3035")
+    bounds = middle.to_crs(TILE_CRS)
+    x, y = (round(v / 10) * 10 for v in ((bounds.left + bounds.right) / 2, (bounds.bottom + bounds.top) / 2))
+    return GeoBox((side, side), from_origin(x - side * 5, y + side * 5, 10, 10), TILE_CRS)
+
+
+def make_patches(root: Path, count: int) -> Path:
+    """Patches of the first version of BigEarthNet: one made, the others copies under other names."""
+    rng = np.random.default_rng(0)
+    bands = {band: rng.integers(1, 9000, (side, side), dtype=np.uint16) for band, side in NATIVE_PX.items()}
+    for number in range(count):
+        name = f"S2A_MSIL2A_20180613T101031_{number}_1"
+        folder = root / name
+        folder.mkdir(parents=True)
+        for band, values in bands.items():
+            side = len(values)
+            place = {"crs": TILE_CRS, "transform": from_origin(600_000, 5_000_000, 1200 / side, 1200 / side)}
+            with rasterio.open(
+                folder / f"{name}_{band}.tif", "w", "GTiff", side, side, 1, dtype="uint16", **place
+            ) as dst:
+                dst.write(values, 1)
+        text = json.dumps({"labels": ["Pastures"], "acquisition_date": "2018-06-13 10:10:31"})
+        (folder / f"{name}_labels_metadata.json").write_text(text)
+    return root
+
+
+def polygon_variants(source: Path, tile: GeoBox) -> dict[str, Callable[[], Any]]:
+    """The ways of putting the polygons on the tile."""
+    shape, transform = (tile.shape.y, tile.shape.x), tile.transform
+
+    def rasterise(frame: geopandas.GeoDataFrame) -> np.ndarray:
+        pairs = zip(frame.geometry, frame["Code_18"].astype(int), strict=True)
+        return rasterio.features.rasterize(pairs, shape, transform=transform, dtype="uint16")
+
+    placed = geopandas.read_file(source).to_crs(TILE_CRS)
+    placed = placed[placed.intersects(tile.extent.geom)]
+    return {
+        "floor": lambda: rasterise(placed),
+        "ours": lambda: load_labels(source, tile, "corine"),
+        "usual": lambda: rasterise(geopandas.read_file(source).to_crs(TILE_CRS)),
+    }
+
+
+def patch_variants(root: Path) -> dict[str, Callable[[], Any]]:
+    """The ways of reading the patches."""
+    paths = [folder / f"{folder.name}_{band}.tif" for folder in sorted(root.iterdir()) for band in PATCH_BANDS]
+
+    def decode() -> None:
+        for path in paths:
+            with rasterio.open(path) as src:
+                src.read(1)
+
+    return {"decode": decode, "patches": lambda: read_patches(root, PATCH_BANDS, "corine")}
+
+
+def measure(name: str, run: Callable[[], Any], pixels: int, repeats: int) -> dict[str, Any]:
+    """Median seconds over the repeats, after one run that is not timed and whose allocations are counted."""
+    tracemalloc.start()
+    run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    seconds = statistics.median(times)
+    return {"name": name, "seconds": seconds, "mpx_per_s": pixels / seconds / 1e6, "peak_mb": peak / 1e6}
+
+
+if __name__ == "__main__":
+    main()

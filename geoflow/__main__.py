@@ -1,0 +1,5 @@
+"""``python -m geoflow``."""
+
+from geoflow.cli import main
+
+main()

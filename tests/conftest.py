@@ -1,0 +1,76 @@
+"""Shared parts of the tests: a tiny sample country, made once a session, and a job over it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+# No test may reach out: a wanted download must be an error, not a wait.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session")
+def tiny_country(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sample country of 640 x 512 px with a dozen patches."""
+    from geoflow.sample import make_sample
+
+    folder = tmp_path_factory.mktemp("sample") / "country"
+    make_sample(folder, size="640x512", patches=12)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_job(tiny_country: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Writes the whole job over the tiny country, with a net that trains in seconds; sections can be dropped."""
+    folder = tmp_path_factory.mktemp("jobs")
+
+    def write(*without: str, name: str = "tiny", **changes: Any) -> Path:
+        job = {**_whole_job(tiny_country), "name": name, **changes}
+        path = folder / f"{name}-{len(list(folder.iterdir()))}.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in job.items() if k not in without}))
+        return path
+
+    return write
+
+
+def _whole_job(country: Path) -> dict[str, Any]:
+    return {
+        "seed": 3,
+        "area": {"file": str(country / "border.gpkg")},
+        "grid": {"crs": "EPSG:3035", "resolution_m": 10, "tile": 256, "chunk": 128},
+        "imagery": {
+            "catalog": "sample",
+            "url": str(country / "stac/catalog.json"),
+            "bands": ["B02", "B03", "B04", "B08"],
+            "epochs": {
+                "2018": {"spring": "2018-04-01/2018-06-15", "summer": "2018-06-16/2018-09-30"},
+                "2024": {"spring": "2024-04-01/2024-06-15", "summer": "2024-06-16/2024-09-30"},
+            },
+            "max_cloud_percent": 60,
+        },
+        "labels": {"name": "clc2018", "source": str(country / "corine/clc2018.gpkg"), "epoch": "2018"},
+        "classifier": {
+            "source": str(country / "bigearthnet"),
+            "options": {"encoder": "resnet18", "head_epochs": 0, "epochs": 1, "batch": 6},
+        },
+        "train": {
+            "held_out_block_px": 128,
+            "held_out_share": 0.25,
+            "options": {
+                "decoder_steps": 0,
+                "steps": 8,
+                "batch": 4,
+                "window_px": 64,
+                "decoder_channels": [32, 16, 16, 8, 8],
+            },
+        },
+        "predict": {},
+        "change": {"from": "2018", "to": "2024", "min_confidence": 0, "mmu_ha": 0.1},
+        "evaluate": {"truth": {epoch: str(country / f"truth/landcover_{epoch}.tif") for epoch in ("2018", "2024")}},
+        "publish": {"title": "A tiny country", "attribution": "Synthetic"},
+    }

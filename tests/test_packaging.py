@@ -1,0 +1,88 @@
+"""What a newcomer gets: dependencies in step, a light command line, files where the README says they are."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+
+CONDA_NAMES = {"dask[array]": "dask-core", "torch": "pytorch", "matplotlib": "matplotlib-base"}
+
+
+def _split(requirement: str) -> tuple[str, str]:
+    name, _, bound = requirement.partition(">=")
+    return name.strip(), bound.strip()
+
+
+def test_environment_and_pyproject_are_in_step():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = dict(_split(r) for r in project["dependencies"])
+    wanted = {CONDA_NAMES.get(name, name): bound for name, bound in wanted.items()}
+    wanted["python"] = project["requires-python"].removeprefix(">=")
+    conda = dict(_split(r) for r in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"])
+    assert conda == wanted
+
+
+def test_the_command_line_loads_nothing_heavy():
+    heavy = (
+        "torch",
+        "distributed",
+        "dask",
+        "xarray",
+        "matplotlib",
+        "geopandas",
+        "rasterio",
+        "zarr",
+        "pydantic",
+        "numpy",
+    )
+    code = f"import sys, geoflow.cli; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["", "run", "plan", "status", "evaluate", "sample"])
+def test_help_of_every_command(name):
+    arguments = [name, "--help"] if name else ["--help"]
+    done = subprocess.run([sys.executable, "-m", "geoflow", *arguments], capture_output=True, text=True, check=True)
+    assert "Usage" in done.stdout
+
+
+def test_every_public_name_can_be_had():
+    import geoflow
+
+    for name in geoflow.__all__:
+        assert getattr(geoflow, name) is not None
+    assert callable(geoflow.legend)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = geoflow.nonsense
+
+
+def test_version_is_the_same_everywhere():
+    import geoflow
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert geoflow.__version__ == project["version"]
+    assert re.search(rf"^## {re.escape(geoflow.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_no_machine_paths_in_what_is_shipped():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    names = files.stdout.split()
+    if not names:
+        pytest.skip("not a git checkout: there is no list of shipped files")
+    homes = re.compile("|".join(re.escape(p) for p in ("/ro" + "ot/", "/wo" + "rk/", "/ho" + "me/")))
+    found = [
+        name
+        for name in names
+        if not name.startswith("tests/")
+        and Path(name).suffix in {".py", ".md", ".yaml", ".yml", ".toml", ".j2", ".csv"}
+        and (ROOT / name).exists()
+        and homes.search((ROOT / name).read_text(encoding="utf-8"))
+    ]
+    assert found == []
