@@ -1,7 +1,7 @@
 """The one way into a net: which bands and periods, in which order, unit and scale.
 
-An `InputSpec` travels with the model. The job that trains and the job that predicts call the same `InputSpec.encode`, so
-that a model can never be fed bands in another order or another unit than it learned from.
+An `InputSpec` travels with the model. The job that trains and the job that predicts call the same `InputSpec.encode`,
+so that a model can never be fed bands in another order or another unit than it learned from.
 """
 
 from __future__ import annotations

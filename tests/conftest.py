@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,23 @@ def tiny_job(tiny_country: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def finished(tiny_job: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(job file, output folder) of a whole run on worker processes; no test may change it."""
+    job = tiny_job(name="quickstart")
+    out = tmp_path_factory.mktemp("run") / "out" / "quickstart"
+    done = subprocess.run(
+        [sys.executable, "-m", "geoflow", "run", str(job), "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "complete" in done.stdout
+    assert "dashboard http://127.0.0.1" in done.stdout
+    return job, out
 
 
 def _whole_job(country: Path) -> dict[str, Any]:

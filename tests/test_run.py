@@ -48,17 +48,6 @@ def summary_of(out: Path) -> dict:
     return json.loads((out / "summary.json").read_text())
 
 
-@pytest.fixture(scope="module")
-def finished(tiny_job: Jobs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(job file, output folder) of a whole run on worker processes."""
-    job, out = tiny_job(), tmp_path_factory.mktemp("run") / "out"
-    done = geoflow("run", job, "--out", out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "complete" in done.stdout
-    assert "dashboard http://127.0.0.1" in done.stdout
-    return job, out
-
-
 @pytest.fixture
 def own_copy(finished: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
     """A finished run that a test may spoil."""

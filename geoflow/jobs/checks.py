@@ -99,5 +99,5 @@ def _check_disk(flow: Flow) -> None:
     free = shutil.disk_usage(flow.out).free
     if wanted > free:
         raise JobError(
-            f"--out {flow.out}: the store may grow to {wanted / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free there"
+            f"--out {flow.out}: the store may grow to {wanted / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free"
         )

@@ -1,8 +1,8 @@
 """The flow of a job: its stages in order, and the tasks of each.
 
 A task's id is the digest of everything that alters its result: the job's values, the frozen scenes, the ids of the
-tasks that it reads from, the sha256 of the model. Change one value and just what depends on it gets new ids, and is done
-again.
+tasks that it reads from, the sha256 of the model. Change one value and just what depends on it gets new ids, and is
+done again.
 """
 
 from __future__ import annotations

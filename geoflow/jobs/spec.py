@@ -123,8 +123,8 @@ class Imagery(Section):
     max_cloud_percent: float = Field(60.0, ge=0, le=100, description="scenes that claim more cloud are not read")
     mask_scl: tuple[int, ...] = Field((0, 1, 3, 8, 9, 10), description="SCL classes that are not used")
     mask_dilate_m: float = Field(60.0, ge=0, description="margin around clouds and shadows, in metres")
-    composite: Literal["median"] = "median"
-    loader: Literal["stackstac", "odc-stac"] = "stackstac"
+    composite: Literal["median"] = Field("median", description="how clear observations become one value")
+    loader: Literal["stackstac", "odc-stac"] = Field("stackstac", description="which library reads the scenes")
 
     @field_validator("bands")
     @classmethod
@@ -166,7 +166,7 @@ class Classifier(Section):
 
     source: Path = Field(description="folder of patches, as BigEarthNet v1 is published")
     exclude: tuple[Path, ...] = Field((), description="lists of patches to leave out (cloud, shadow, snow)")
-    options: dict[str, Any] = Field(default_factory=dict, description="training options; see docs/jobs.md")
+    options: dict[str, Any] = Field(default_factory=dict, description="training options, see below")
 
 
 class Train(Section):
@@ -174,7 +174,7 @@ class Train(Section):
 
     held_out_block_px: int = Field(256, gt=0, description="edge of the blocks that are held out, in pixels")
     held_out_share: float = Field(0.2, ge=0, lt=1, description="share of blocks never learned from")
-    options: dict[str, Any] = Field(default_factory=dict, description="training options; see docs/jobs.md")
+    options: dict[str, Any] = Field(default_factory=dict, description="training options, see below")
 
 
 class Predict(Section):
@@ -187,8 +187,8 @@ class Predict(Section):
 class Change(Section):
     """Change between two epochs."""
 
-    before: Name = Field(alias="from")
-    after: Name = Field(alias="to")
+    before: Name = Field(alias="from", description="the earlier epoch")
+    after: Name = Field(alias="to", description="the later epoch")
     min_confidence: int = Field(50, ge=0, le=100, description="both epochs must be this sure, in per cent")
     mmu_ha: float = Field(0.5, ge=0, description="smaller patches of change are dropped, in hectares")
 
@@ -208,14 +208,14 @@ class Evaluate(Section):
 class Publish(Section):
     """What people look at."""
 
-    title: str = "Land cover"
+    title: str = Field("Land cover", description="headline of the maps and the report")
     attribution: str = Field("", description="line under the maps; the catalog's own is added")
 
 
 class Job(Section):
     """A whole job file."""
 
-    name: Name
+    name: Name = Field(description="names the output folder, out/<name>")
     area: Area
     grid: GridSection
     imagery: Imagery | None = None

@@ -31,9 +31,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         for scene in ledger["used"]:
             cloud = "?" if scene["cloud"] is None else f"{scene['cloud']:.1f}"
             decided = scene["offset_rule"] + (" (disagrees with the flag)" if scene["note"] else "")
-            scenes.add_row(
-                scene["id"], scene["date"], cloud, str(scene["baseline"]), str(scene["offset_add"]), decided
-            )
+            scenes.add_row(scene["id"], scene["date"], cloud, str(scene["baseline"]), str(scene["offset_add"]), decided)
         console.print(scenes)
         for refused in ledger["refused"]:
             console.print(f"  [dim]refused {refused['id']}: {refused['reason']}[/]", highlight=False)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from geoflow.grid import Tile
     from geoflow.imagery import Catalog, CompositeOptions
-    from geoflow.learning.samples import HeldOut
     from geoflow.learning.options import ClassifierOptions, SegmenterOptions
+    from geoflow.learning.samples import HeldOut
     from geoflow.legends import Legend
     from geoflow.store.zarr import Store
 

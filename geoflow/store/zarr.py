@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 COMPRESSOR = ZstdCodec(level=1, checksum=True)
-"""Codec of every array. The checksum in each frame finds flipped bits on reading; GDAL does not know the crc32c codec."""
+"""Codec of every array. The checksum in each frame finds flipped bits on reading; GDAL has no crc32c codec."""
 
 FORMAT = 1
 """Version of the layout; a store of a newer one is refused rather than misread."""
@@ -207,8 +207,7 @@ class Store:
         ----------
         group : str
         dask : bool
-            True gives Dask arrays, chunked as stored; False arrays that read what is sliced from them in the thread that
-            slices.
+            True gives Dask arrays, chunked as stored; False arrays that are read where they are sliced, in that thread.
 
         Raises
         ------
@@ -219,7 +218,8 @@ class Store:
 
         if not self.has(group):
             raise StoreError(f"{self.path} has no group {group!r}")
-        return xr.open_zarr(self.path, group=group, consolidated=False, chunks={} if dask else None, decode_coords="all")
+        chunks: dict[str, int] | None = {} if dask else None
+        return xr.open_zarr(self.path, group=group, consolidated=False, chunks=chunks, decode_coords="all")
 
 
 def open_store(path: str | Path) -> xr.DataTree:

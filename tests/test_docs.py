@@ -1,0 +1,86 @@
+"""Every command and code block of README and docs is true."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from geoflow.jobs.reference import job_reference
+from geoflow.jobs.spec import parse_job
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page, text) of every fenced block of a language."""
+    found = []
+    for page in PAGES:
+        for name, text in re.findall(
+            r"^```(\w*)\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        ):
+            if name == language:
+                found.append((page.name, text))
+    return found
+
+
+def test_the_job_reference_is_in_step_with_the_code():
+    page = (ROOT / "docs/jobs.md").read_text(encoding="utf-8")
+    assert page == job_reference(), "run: python -m geoflow.jobs.reference > docs/jobs.md"
+
+
+def test_every_link_within_the_repository_leads_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_python_block_runs(finished, monkeypatch, capsys):
+    """In order and from the folder where a reader would stand, on a finished run in out/quickstart."""
+    monkeypatch.chdir(finished[1].parent.parent)
+    found = blocks("python")
+    assert found
+    for page, text in found:
+        exec(compile(text, page, "exec"), {})
+    assert "DataTree" in capsys.readouterr().out
+
+
+def test_every_geoflow_command_is_one():
+    """Commands are parsed by the real command line; the quick ones are run by tests/test_run.py."""
+    import typer
+
+    from geoflow.cli import app
+
+    commands = [
+        shlex.split(line)[1:]
+        for _, text in [*blocks(""), *blocks("sh"), *blocks("bash")]
+        for line in text.splitlines()
+        if line.startswith("geoflow ")
+    ]
+    assert len(commands) >= 4
+    root = typer.main.get_command(app)
+    for arguments in commands:
+        name, command, rest = root.resolve_command(
+            root.make_context("geoflow", [arguments[0]], resilient_parsing=True), arguments
+        )
+        command.make_context(name, rest)
+        for path in (a for a in rest if a.startswith("jobs/")):
+            assert (ROOT / path).exists()
+
+
+def test_every_make_target_that_is_named_exists():
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {m for page in PAGES for m in re.findall(r"`?make ([a-z-]+)`?$", page.read_text(), re.MULTILINE)}
+    assert named
+    assert named <= targets
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "jobs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_job_that_is_shipped_is_valid(path):
+    job = parse_job(yaml.safe_load(path.read_text()))
+    assert job.name == path.stem
