@@ -25,12 +25,12 @@ SHAPE = (150, 171)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """An untrained net, its weights spread so that the map is varied; window 64, halo 16, core 32."""
-    options = {"decoder_channels": [16, 16, 8, 8, 8], "pixel_channels": 16}
+    options = {"decoder_channels": [16, 16, 8, 8, 8]}
     with nets.reproducible(3):
-        net = nets.build_segmenter("pixel-unet", "resnet18", 4, len(CODES), **options)
-    net.segmentation_head.weight.data *= 8
+        net = nets.build_segmenter("unet", "resnet18", 4, len(CODES), **options)
+    net.segmentation_head[0].weight.data *= 8
     inputs = InputSpec(BANDS, PERIODS, (1000.0,) * 4, (500.0,) * 4)
-    card = ModelCard("segmenter", "pixel-unet", "resnet18", options, inputs, CODES, legend("corine"), 64, 16)
+    card = ModelCard("segmenter", "unet", "resnet18", options, inputs, CODES, legend("corine"), 64, 16)
     folder = tmp_path_factory.mktemp("predict") / "model"
     save_model(folder, TrainedModel(card, net.state_dict()))
     return load_model(folder)

@@ -93,7 +93,7 @@ def _local(processes: bool) -> Iterator[Client]:
             n_workers=workers if processes else 1,
             threads_per_worker=1 if processes else workers,
             processes=processes,
-            host="127.0.0.1",
+            host="127.0.0.1" if processes else None,
             dashboard_address="127.0.0.1:0",
             silence_logs=40,
         ) as cluster,

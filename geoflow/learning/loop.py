@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from geoflow.errors import ModelError
-from geoflow.nets import Compute
+from geoflow.nets import Compute, ContextUnet
 
 Progress = Callable[[dict[str, Any]], None]
 """Called after every step with ``stage``, ``step``, ``steps``, ``loss``, ``samples_per_s``."""
@@ -34,12 +34,15 @@ class Stage:
         Peak learning rate.
     encoder_lr : float
         The same for the encoder; 0 freezes it, and no gradient is computed for it.
+    shallow : bool
+        Leave the U-Net of a `geoflow.nets.ContextUnet` out: only its context path runs and learns.
     """
 
     name: str
     steps: int
     lr: float
     encoder_lr: float
+    shallow: bool = False
 
 
 @dataclass
@@ -77,6 +80,8 @@ class Loop:
         if stage.steps == 0:
             return
         self.net.train()
+        if isinstance(self.net, ContextUnet):
+            self.net.shallow = stage.shallow
         groups = self._groups(stage)
         trained = [p for group in groups for p in group["params"]]
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)

@@ -59,16 +59,18 @@ class SegmenterOptions:
         See `geoflow.nets`; with a classifier to start from, its encoder is taken.
     decoder_channels : tuple of int
         Widths of the decoder's five stages, coarsest first.
-    pixel_channels : int
-        Width of the per-pixel path of ``pixel-unet``.
-    decoder_steps, steps : int
-        Steps with the encoder frozen, then with all layers.
+    context_channels : int
+        Width of the context path of ``context-unet``.
+    context_steps, decoder_steps, steps : int
+        Steps with the context path alone (``context-unet`` only), then with all but the encoder, then with all layers.
+    context_batch, context_window_px : int
+        Windows in a step of the context path, and their edge: many small ones, which show more of the country.
     batch, window_px : int
-        Windows in a step, and their edge in training.
-    decoder_lr, lr : float
-        Peak learning rates of the two stages.
+        The same for the other steps.
+    context_lr, decoder_lr, lr : float
+        Peak learning rates of the three stages.
     encoder_lr_share : float
-        Learning rate of the encoder in the second stage, as a share of ``lr``.
+        Learning rate of the encoder in the last stage, as a share of ``lr``.
     weight_decay : float
     level_weights : tuple of float, optional
         Weight of each level's loss, coarsest first; all 1 by default.
@@ -91,24 +93,28 @@ class SegmenterOptions:
         See `ClassifierOptions`; used where there is no classifier to start from.
     """
 
-    architecture: str = "pixel-unet"
+    architecture: str = "context-unet"
     encoder: str = "resnet50"
     decoder_channels: tuple[int, ...] = (128, 64, 48, 32, 32)
-    pixel_channels: int = 64
-    decoder_steps: int = 60
-    steps: int = 160
+    context_channels: int = 48
+    context_steps: int = 600
+    decoder_steps: int = 30
+    steps: int = 70
+    context_batch: int = 32
+    context_window_px: int = 64
     batch: int = 8
     window_px: int = 128
+    context_lr: float = 5e-3
     decoder_lr: float = 2e-3
     lr: float = 1e-3
     encoder_lr_share: float = 0.5
     weight_decay: float = 1e-3
     level_weights: tuple[float, ...] | None = None
-    robustness: float = 0.3
-    max_class_weight: float = 3.0
+    robustness: float = 0.1
+    max_class_weight: float = 1.0
     border_px: int = 0
-    rarity: float = 0.5
-    jitter: float = 0.05
+    rarity: float = 0.3
+    jitter: float = 0.02
     average: float = 0.95
     map_window_px: int = 320
     map_halo_px: int = 32
@@ -118,9 +124,9 @@ class SegmenterOptions:
     weights_bands: tuple[str, ...] = RGB
 
     def __post_init__(self) -> None:
-        for name in ("window_px", "map_window_px"):
+        for name in ("context_window_px", "window_px", "map_window_px"):
             size = getattr(self, name)
             if size <= 0 or size % STRIDE_PX:
                 raise ModelError(f"{name} must be a multiple of {STRIDE_PX} px, not {size}")
-        if self.decoder_steps + self.steps < 1:
-            raise ModelError("decoder_steps and steps are both 0: there would be no training")
+        if self.context_steps + self.decoder_steps + self.steps < 1:
+            raise ModelError("context_steps, decoder_steps and steps are all 0: there would be no training")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -265,7 +265,7 @@ class Sampler:
         table[list(found.codes)] = np.arange(len(found.codes))
         self._index_of_code = table
 
-    def raw(self) -> Iterator[tuple[NDArray[np.int16], NDArray[np.int16]]]:
+    def raw(self) -> Generator[tuple[NDArray[np.int16], NDArray[np.int16]], None, None]:
         """Windows one by one: int16 cube (period, band, y, x) and class index (y, x)."""
         rng = np.random.default_rng([self.options.seed, 1])
         weight = np.sqrt(self.found.counts.sum(axis=1).astype(float))
@@ -279,7 +279,7 @@ class Sampler:
             if not everything and loaded.draws >= self._draws_per_block(loaded):
                 pool[at] = self._load(self._choose(rng, weight, 1)[0])
 
-    def batches(self, inputs: InputSpec, steps: int) -> Iterator[Batch]:
+    def batches(self, inputs: InputSpec, steps: int) -> Generator[Batch, None, None]:
         """``steps`` batches, encoded and augmented, prepared in a thread of their own ahead of the net."""
         return _prefetched(lambda: self._batches(inputs, steps))
 
@@ -362,7 +362,7 @@ def jitter(rng: np.random.Generator, x: NDArray[np.float32], spread: float) -> N
 _END = object()
 
 
-def _prefetched(make: Callable[[], Iterator[Batch]], depth: int = 4) -> Iterator[Batch]:
+def _prefetched(make: Callable[[], Iterator[Batch]], depth: int = 4) -> Generator[Batch, None, None]:
     """Run a generator in a thread, ``depth`` items ahead; its exception is raised here, and leaving early stops it."""
     ready: queue.Queue[Any] = queue.Queue(depth)
     stop = threading.Event()

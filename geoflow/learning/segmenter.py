@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from geoflow import nets
 from geoflow.errors import LabelError, ModelError
@@ -16,10 +17,10 @@ from geoflow.inputs import InputSpec, channel_statistics
 from geoflow.learning.loop import NORM_BATCHES, Loop, Progress, Stage, WeightAverage, plain_state, settle_norms
 from geoflow.learning.losses import HierarchyLoss, class_weights
 from geoflow.learning.options import SegmenterOptions
-from geoflow.learning.samples import BLOCK_PX, HeldOut, Sampler, SamplerOptions, survey
+from geoflow.learning.samples import BLOCK_PX, HeldOut, Sampler, SamplerOptions, Survey, survey
 from geoflow.legends import Legend
 from geoflow.modelfile import ModelCard, TrainedModel
-from geoflow.nets import Compute
+from geoflow.nets import Compute, ContextUnet
 
 
 def fit_segmenter(
@@ -69,9 +70,10 @@ def fit_segmenter(
         )
     if tuple(labels.shape[-2:]) != tuple(reflectance.shape[-2:]):
         raise LabelError(f"labels of {tuple(labels.shape)} pixels do not lie on imagery of {tuple(reflectance.shape)}")
-    sampler = _sampler(reflectance, labels, legend, options, held_out)
-    classes = sampler.found.codes
-    inputs = _statistics(sampler, bands, periods)
+    found = survey(labels, held_out, _block_px(reflectance, options), legend.codes(legend.levels[-1]))
+    windows = _Windows(reflectance, labels, found, held_out, options)
+    classes = found.codes
+    inputs = windows.statistics(bands, periods)
     extra = _architecture_options(options)
     with nets.reproducible(options.seed):
         net = nets.build_segmenter(options.architecture, options.encoder, inputs.channels, len(classes), **extra)
@@ -81,11 +83,11 @@ def fit_segmenter(
             nets.load_encoder_file(options.weights, net, inputs.channel_bands(), options.weights_bands)
         compute = nets.best_compute()
         net = compute.place(net)
-        _fit_segmenter_stages(net, sampler, inputs, legend, compute, options, progress)
+        _fit_segmenter_stages(net, windows, inputs, legend, compute, progress)
     shape = (int(labels.shape[-2]), int(labels.shape[-1]))
     record = {
         "options": asdict(options),
-        "label_pixels": {str(c): int(n) for c, n in zip(classes, sampler.found.counts.sum(axis=0), strict=True)},
+        "label_pixels": {str(c): int(n) for c, n in zip(classes, found.counts.sum(axis=0), strict=True)},
         "held_out": None if held_out is None else held_out.record(shape),
         "encoder_from": None if encoder is None else dict(encoder.card.training),
     }
@@ -96,64 +98,83 @@ def fit_segmenter(
     return TrainedModel(card, plain_state(net))
 
 
-def _sampler(
-    reflectance: Any, labels: Any, legend: Legend, options: SegmenterOptions, held_out: HeldOut | None
-) -> Sampler:
-    layers = int(np.prod(reflectance.shape[:2]))
-    shape = (int(labels.shape[-2]), int(labels.shape[-1]))
-    # A small country is one block, read once; a large one is read in squares that are whole chunks of usual stores.
-    whole = 2 * layers * shape[0] * shape[1] <= options.memory_mb * 2**20
-    found = survey(labels, held_out, max(shape) if whole else BLOCK_PX, legend.codes(legend.levels[-1]))
-    drawing = SamplerOptions(
-        window_px=options.window_px,
-        batch=options.batch,
-        seed=options.seed,
-        border_px=options.border_px,
-        rarity=options.rarity,
-        jitter=options.jitter,
-        memory_mb=options.memory_mb,
-    )
-    return Sampler(reflectance, labels, found, held_out, drawing)
+def _block_px(reflectance: Any, options: SegmenterOptions) -> int:
+    """Edge of the blocks that windows are drawn from: a small country is one block, read once; a large one is read in
+    squares that are whole chunks of usual stores."""
+    fits = 2 * math.prod(int(size) for size in reflectance.shape) <= options.memory_mb * 2**20
+    return max(int(size) for size in reflectance.shape[-2:]) if fits else BLOCK_PX
 
 
-def _statistics(sampler: Sampler, bands: Sequence[str], periods: Sequence[str], windows: int = 64) -> InputSpec:
-    """The input description, with mean and spread measured on the first windows that training would draw."""
-    drawn = sampler.raw()
-    cubes = [next(drawn)[0] for _ in range(windows)]
-    drawn.close()  # type: ignore[attr-defined]
-    return InputSpec(tuple(bands), tuple(periods), *channel_statistics(cubes))
+@dataclass(frozen=True)
+class _Windows:
+    """Where windows come from, for stages that want them of different sizes."""
+
+    reflectance: Any
+    labels: Any
+    found: Survey
+    held_out: HeldOut | None
+    options: SegmenterOptions
+
+    def sampler(self, window_px: int, batch: int, stage: int) -> Sampler:
+        """Windows of a size, drawn in an order of each stage's own."""
+        options = self.options
+        drawing = SamplerOptions(
+            window_px=window_px,
+            batch=batch,
+            seed=options.seed * 8 + stage,
+            border_px=options.border_px,
+            rarity=options.rarity,
+            jitter=options.jitter,
+            memory_mb=options.memory_mb,
+        )
+        return Sampler(self.reflectance, self.labels, self.found, self.held_out, drawing)
+
+    def statistics(self, bands: Sequence[str], periods: Sequence[str], windows: int = 256) -> InputSpec:
+        """The input description, with mean and spread measured on some windows."""
+        drawn = self.sampler(64, 1, 0).raw()
+        cubes = [next(drawn)[0] for _ in range(windows)]
+        drawn.close()
+        return InputSpec(tuple(bands), tuple(periods), *channel_statistics(cubes))
 
 
 def _architecture_options(options: SegmenterOptions) -> dict[str, Any]:
     extra: dict[str, Any] = {"decoder_channels": list(options.decoder_channels)}
-    if options.architecture == "pixel-unet":
-        extra["pixel_channels"] = options.pixel_channels
+    if options.architecture == "context-unet":
+        extra["context_channels"] = options.context_channels
     return extra
 
 
 def _fit_segmenter_stages(
     net: nn.Module,
-    sampler: Sampler,
+    windows: _Windows,
     inputs: InputSpec,
     legend: Legend,
     compute: Compute,
-    options: SegmenterOptions,
     progress: Progress | None,
 ) -> None:
-    weights = class_weights(sampler.found.counts.sum(axis=0), options.max_class_weight)
-    loss = HierarchyLoss(legend, sampler.found.codes, weights, options.level_weights, options.robustness).to(
-        compute.device
-    )
-    total = options.decoder_steps + options.steps
-    batches = sampler.batches(inputs, total + NORM_BATCHES)
-    steps = ((compute.tensor(b.x), torch.from_numpy(b.target).to(compute.device)) for b in batches)
-    average = WeightAverage(net, options.average)
-    loop = Loop(net, loss, compute, options.weight_decay, progress, average)
-    try:
-        loop.run(Stage("segmenter decoder", options.decoder_steps, options.decoder_lr, 0.0), steps)
-        loop.run(Stage("segmenter all", options.steps, options.lr, options.lr * options.encoder_lr_share), steps)
+    options, found = windows.options, windows.found
+    weights = class_weights(found.counts.sum(axis=0), options.max_class_weight)
+    loss = HierarchyLoss(legend, found.codes, weights, options.level_weights, options.robustness)
+    loop = Loop(net, loss.to(compute.device), compute, options.weight_decay, progress)
+    if options.context_steps and isinstance(net, ContextUnet):
+        stage = Stage("segmenter context", options.context_steps, options.context_lr, 0.0, shallow=True)
+        sampler = windows.sampler(options.context_window_px, options.context_batch, 1)
+        with _on_device(sampler, inputs, stage.steps, compute) as batches:
+            loop.run(stage, batches)
+    loop.average = average = WeightAverage(net, options.average)
+    deep = options.decoder_steps + options.steps
+    sampler = windows.sampler(options.window_px, options.batch, 2)
+    with _on_device(sampler, inputs, deep + NORM_BATCHES, compute) as batches:
+        loop.run(Stage("segmenter decoder", options.decoder_steps, options.decoder_lr, 0.0), batches)
+        loop.run(Stage("segmenter all", options.steps, options.lr, options.lr * options.encoder_lr_share), batches)
         average.into(net)
-        settle_norms(net, (x for x, _ in steps), compute)
-    finally:
-        steps.close()
-        batches.close()  # type: ignore[attr-defined]
+        settle_norms(net, (x for x, _ in batches), compute)
+
+
+@contextmanager
+def _on_device(
+    sampler: Sampler, inputs: InputSpec, steps: int, compute: Compute
+) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    """Batches as tensors; their thread ends with the block, however it ends."""
+    with closing(sampler.batches(inputs, steps)) as batches:
+        yield ((compute.tensor(b.x), torch.from_numpy(b.target).to(compute.device)) for b in batches)

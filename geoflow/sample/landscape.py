@@ -144,10 +144,10 @@ class Landscape:
         rows, cols = self.axes(y, x, step)
         ys, xs = (rows + 0.5) * PIXEL_M, (cols + 0.5) * PIXEL_M
         fine = nz.fbm(ys, xs, (420, 200, 90), k(11), 0.6)
-        wide = nz.fbm(ys, xs, (3600, 1800, 900), k(12), 0.65)
+        wide = nz.fbm(ys, xs, (4000, 2000), k(12), 0.5)
         warp_y, warp_x = nz.noise(ys, xs, 260, k(13)) * 45, nz.noise(ys, xs, 260, k(14)) * 45
         gy, gx = (a.astype(np.float32) for a in np.meshgrid(ys, xs, indexing="ij"))
-        block = nz.cells(gy + warp_y, gx + warp_x, 980, k(15)).id
+        block = nz.cells(gy + warp_y, gx + warp_x, 1250, k(15)).id
         stand = nz.cells(gy + warp_y, gx + warp_x, 210, k(16)).id
         return Fields(
             rows=rows,
@@ -157,13 +157,13 @@ class Landscape:
             y=gy,
             x=gx,
             height=self.height(ys, xs),
-            agri=wide + 0.33 * fine,
+            agri=_with_islets(wide + 0.12 * fine, nz.noise(ys, xs, 360, k(21))),
             agri_wide=wide,
             fine=fine,
-            wet=nz.fbm(ys, xs, (2400, 1200, 500), k(17), 0.55) - 0.4 * wide,
-            conifer=nz.fbm(ys, xs, (2300, 1100, 450), k(18), 0.5),
-            mosaic=nz.fbm(ys, xs, (2000, 1000, 400), k(19), 0.5),
-            basin=nz.fbm(ys, xs, (2000, 1000, 400), k(51), 0.5),
+            wet=nz.fbm(ys, xs, (2400, 1200), k(17), 0.42) - 0.4 * wide + 0.05 * fine,
+            conifer=nz.fbm(ys, xs, (3000, 1400), k(18), 0.4) + 0.05 * fine,
+            mosaic=nz.fbm(ys, xs, (2300, 1100), k(19), 0.42),
+            basin=nz.fbm(ys, xs, (2000, 900), k(51), 0.42) + 0.05 * fine,
             parcel=self._parcels(gy, gx, block),
             stand=stand,
             block=block,
@@ -225,7 +225,7 @@ class Landscape:
         np.copyto(code, np.where(pasture, 231, 211).astype(np.uint16), where=farmed)
         np.putmask(code, farmed & (lot_block > 0.982) & (lot < 0.9), 222)
         np.putmask(code, (f.mosaic > at.strips) & (f.agri > at.strips_agri), 242)
-        edge = f.agri_wide + 0.12 * f.fine
+        edge = f.agri_wide + 0.05 * f.fine
         fringe = (edge > at.fringe_low) & (edge < at.fringe_high) & (f.mosaic < at.fringe_mosaic)
         np.putmask(code, fringe, 243)
 
@@ -330,6 +330,11 @@ class Landscape:
         np.putmask(after, far & (lot > 0.996), 112)
 
 
+def _with_islets(agri: Float, islet: Float) -> Float:
+    """Groves in the fields and clearings in the forest, of some hectares each, which no CORINE map shows."""
+    return agri + np.where(islet > 1.8, -2.5, np.where(islet < -1.8, 2.5, 0.0)).astype(np.float32)
+
+
 def _levels(f: Fields) -> Levels:
     """Thresholds from a coarse survey of the whole frame."""
     land = f.height > 0.1
@@ -337,10 +342,10 @@ def _levels(f: Fields) -> Levels:
     def q(field: Float, share: float) -> float:
         return float(np.quantile(field[land], share))
 
-    edge = f.agri_wide + 0.12 * f.fine
+    edge = f.agri_wide + 0.05 * f.fine
     return Levels(
         farmed=q(f.agri, 0.61), strips_agri=q(f.agri, 0.58), strips=q(f.mosaic, 0.90),
-        fringe_low=q(edge, 0.47), fringe_high=q(edge, 0.66), fringe_mosaic=q(f.mosaic, 0.42),
+        fringe_low=q(edge, 0.43), fringe_high=q(edge, 0.67), fringe_mosaic=q(f.mosaic, 0.48),
         bog=q(f.wet, 0.955), heath=q(f.wet, 0.936), lake=q(f.basin, 0.983), reeds=q(f.basin, 0.973),
         conifers=q(f.conifer, 0.60), broadleaves=q(f.conifer, 0.27),
         meadow=q(f.mosaic, 0.94), meadow_agri=q(f.agri_wide, 0.45),

@@ -35,7 +35,7 @@ class Recipe:
     mixed: Shares | None = None
 
 
-CROPS: Shares = {"winter_crop": 0.33, "spring_crop": 0.28, "rape": 0.12, "late_crop": 0.08, "ley": 0.14, "stubble": 0.05}
+CROPS: Shares = {"winter_crop": 0.33, "spring_crop": 0.28, "rape": 0.12, "late_crop": 0.12, "ley": 0.06, "stubble": 0.05}
 TREES: Shares = {"spruce": 0.3, "pine": 0.2, "birch": 0.3, "alder": 0.2}
 
 RECIPES: dict[int, Recipe] = {
@@ -52,21 +52,21 @@ RECIPES: dict[int, Recipe] = {
                 {"grey_roof": 0.4, "yard": 0.4, "rough_grass": 0.2}),
     141: Recipe("plot", {"lawn": 0.45, "street_tree": 0.55}, 0.3, "pixel", {"lawn": 0.4, "street_tree": 0.5, "asphalt": 0.1}),
     142: Recipe("plot", {"lawn": 0.74, "street_tree": 0.16, "yard": 0.10}, 0.15, "pixel", {"lawn": 0.6, "asphalt": 0.4}),
-    211: Recipe("parcel", CROPS, 0.05, "clump", {"ley": 0.4, "stubble": 0.4, "rough_grass": 0.2}),
+    211: Recipe("parcel", CROPS, 0.08, "clump", {"ley": 0.4, "stubble": 0.4, "rough_grass": 0.2}),
     222: Recipe("parcel", {"orchard": 1.0}, 0.45, "pixel", {"meadow": 0.6, "street_tree": 0.4}),
-    231: Recipe("parcel", {"pasture": 0.55, "meadow": 0.33, "ley": 0.12}, 0.13, "clump",
+    231: Recipe("parcel", {"pasture": 0.58, "meadow": 0.38, "ley": 0.04}, 0.18, "clump",
                 {"rough_grass": 0.6, "thicket": 0.15, "pasture": 0.25}),
-    242: Recipe("strip", {"winter_crop": 0.13, "spring_crop": 0.17, "late_crop": 0.16, "ley": 0.14, "pasture": 0.16,
-                          "garden": 0.16, "orchard": 0.08}, 0.08, "pixel", {"garden": 0.5, "grey_roof": 0.2, "street_tree": 0.3}),
-    243: Recipe("strip", {"pasture": 0.30, "meadow": 0.16, "spring_crop": 0.12, "winter_crop": 0.10, "ley": 0.08,
-                          "rough_grass": 0.24}, 0.42, "patch", {"birch": 0.3, "alder": 0.2, "thicket": 0.3, "spruce": 0.2}),
-    311: Recipe("stand", {"birch": 0.6, "alder": 0.4}, 0.13, "pixel", {"spruce": 0.6, "pine": 0.2, "thicket": 0.2}),
-    312: Recipe("stand", {"spruce": 0.52, "pine": 0.48}, 0.14, "pixel", {"birch": 0.75, "thicket": 0.25}),
-    313: Recipe("pixel", {"spruce": 0.3, "pine": 0.2, "birch": 0.3, "alder": 0.2}, 0.40, "clump", TREES),
-    321: Recipe("plot", {"rough_grass": 0.80, "meadow": 0.20}, 0.20, "clump", {"juniper": 0.35, "herbs": 0.45, "thicket": 0.2}),
-    322: Recipe("plot", {"heath": 0.85, "rough_grass": 0.15}, 0.22, "pixel", {"juniper": 0.4, "bog_pine": 0.4, "heath": 0.2}),
-    324: Recipe("stand", {"thicket": 0.52, "sapling": 0.18, "herbs": 0.18, "slash": 0.12}, 0.42, "clump",
-                {"thicket": 0.30, "herbs": 0.28, "birch": 0.16, "sapling": 0.14, "slash": 0.12}),
+    242: Recipe("strip", {"spring_crop": 0.18, "late_crop": 0.22, "ley": 0.10, "pasture": 0.16, "garden": 0.20, "orchard": 0.14},
+                0.26, "pixel", {"garden": 0.45, "tile_roof": 0.2, "street_tree": 0.35}),
+    243: Recipe("strip", {"pasture": 0.30, "meadow": 0.18, "spring_crop": 0.10, "winter_crop": 0.08, "ley": 0.06,
+                          "rough_grass": 0.28}, 0.50, "patch", {"birch": 0.3, "alder": 0.2, "thicket": 0.3, "spruce": 0.2}),
+    311: Recipe("stand", {"birch": 0.6, "alder": 0.4}, 0.20, "pixel", {"spruce": 0.6, "pine": 0.2, "thicket": 0.2}),
+    312: Recipe("stand", {"spruce": 0.52, "pine": 0.48}, 0.20, "pixel", {"birch": 0.75, "thicket": 0.25}),
+    313: Recipe("pixel", {"spruce": 0.3, "pine": 0.2, "birch": 0.3, "alder": 0.2}, 0.22, "clump", TREES),
+    321: Recipe("plot", {"rough_grass": 0.85, "meadow": 0.15}, 0.36, "clump", {"juniper": 0.5, "herbs": 0.4, "thicket": 0.1}),
+    322: Recipe("plot", {"heath": 0.9, "rough_grass": 0.1}, 0.20, "pixel", {"juniper": 0.4, "bog_pine": 0.3, "heath": 0.3}),
+    324: Recipe("stand", {"thicket": 0.60, "sapling": 0.26, "slash": 0.14}, 0.40, "pixel",
+                {"thicket": 0.40, "herbs": 0.16, "birch": 0.14, "sapling": 0.20, "slash": 0.10}),
     331: Recipe("pixel", {"sand": 0.84, "rough_grass": 0.16}),
     334: Recipe("plot", {"burnt": 0.9, "slash": 0.1}, 0.15, "pixel", {"herbs": 0.5, "pine": 0.2, "burnt": 0.3}),
     411: Recipe("plot", {"reed": 0.62, "sedge": 0.38}, 0.16, "clump", {"pool": 0.3, "thicket": 0.3, "sedge": 0.4}),
@@ -169,9 +169,10 @@ class Painter:
         smooth = nz.noise(f.ys, f.xs, 150, self._key + 6)
         grain = nz.noise(f.ys, f.xs, 22, self._key + 7)
         pixel = nz.unit(nz.mix(self.units["pixel"], 8)) - 0.5
-        tone = 0.30 * (nz.unit(nz.mix(unit_name, 12)) - 0.5) + 0.035 * smooth + 0.05 * grain + 0.22 * pixel
-        vigour = 0.26 * (nz.unit(nz.mix(unit_name, 13)) - 0.5) + 0.04 * smooth - 0.04 * grain
-        vigour += 0.22 * (nz.unit(nz.mix(self.units["pixel"], 14)) - 0.5)
+        tone = 0.15 * (nz.unit(nz.mix(unit_name, 12)) - 0.5) + 0.035 * smooth + 0.05 * grain + 0.48 * pixel
+        vigour = 0.13 * (nz.unit(nz.mix(unit_name, 13)) - 0.5) + 0.04 * smooth - 0.04 * grain
+        vigour += 0.46 * (nz.unit(nz.mix(self.units["pixel"], 14)) - 0.5)
+        tone *= np.where(codes >= 500, np.float32(0.3), np.float32(1))  # water is smooth
         return _int8(tone), _int8(vigour)
 
     def _slopes(self) -> tuple[NDArray[np.int8], NDArray[np.int8]]:

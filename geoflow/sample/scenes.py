@@ -120,8 +120,14 @@ def _mean(a: Float, factor: int) -> Float:
     """Average of squares of ``factor`` pixels."""
     if factor == 1:
         return a
-    height, width = a.shape
-    return a.reshape(height // factor, factor, width // factor, factor).mean(axis=(1, 3), dtype=np.float32)
+    rows = a[::factor].copy()
+    for k in range(1, factor):
+        rows += a[k::factor]
+    out = rows[:, ::factor].copy()
+    for k in range(1, factor):
+        out += rows[:, k::factor]
+    out *= np.float32(1 / factor**2)
+    return out
 
 
 def _adjacent(a: Float) -> Float:
@@ -139,6 +145,7 @@ class Sensor:
         self.material = (scene.before if take.epoch == 2018 else scene.after).astype(np.intp)
         self.mean, self.slope = tables(take.doy)
         self.cloud, self.shadow, self.haze = sky(take, weather, scene.rows, scene.cols)
+        self.air = {f: tuple(_mean(a, f) for a in (self.cloud, self.shadow, self.haze)) for f in (1, 2, 6)}
         azimuth = np.radians(take.sun_azimuth)
         tangent = 0.55 / np.tan(np.radians(take.sun_elevation))
         lit = np.float32(tangent * np.cos(azimuth)) * scene.slope_y - np.float32(tangent * np.sin(azimuth)) * scene.slope_x
@@ -159,11 +166,11 @@ class Sensor:
         surface += np.float32(0.07) * _adjacent(surface)
         gain, shift = self.calibration[b]
         values = _mean(surface, factor) * np.float32(1 + 0.02 * gain) + np.float32(8 * shift)
-        values += _mean(self.haze, factor) * np.float32(_HAZE[name])
-        opacity = _mean(self.cloud, factor)
-        values *= 1 - np.float32(0.62) * _mean(self.shadow, factor)
+        opacity, shadow, haze = self.air[factor]
+        values += haze * np.float32(_HAZE[name])
+        values *= 1 - np.float32(0.62) * shadow
         if name in _VISIBLE:
-            values += np.float32(40) * _mean(self.shadow, factor)
+            values += np.float32(40) * shadow
         values += opacity * (np.float32(_CLOUD[name] * 100) - values)
         rng = np.random.default_rng([*self.noise_key, b])
         grain = rng.standard_normal(values.shape, dtype=np.float32)
@@ -190,7 +197,7 @@ class Sensor:
         scl[(ndvi < 0.1) & (nir < 700) & (swir < 600)] = 2
         scl[(nir < 900) & (wet & (lot < 0.985))] = 6
         scl[(lot > 0.996) & (scl == 5)] = 7
-        cloud, shadow = _mean(self.cloud, 2), _mean(self.shadow, 2)
+        cloud, shadow, _ = self.air[2]
         scl[(shadow > 0.35) & (blob < 1.3)] = 3
         scl[(shadow > 0.6) & (nir < 700) & (blob >= 1.3)] = 2
         seen_cloud = cloud > np.where(blob > 0.9, 0.55, 0.16)

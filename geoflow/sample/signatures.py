@@ -89,9 +89,9 @@ MATERIALS: tuple[Material, ...] = (
     _still("gravel", "gravel"),
     Material("building_site", "grass", "soil", "soil", 0.03, 0.12, 130, 280),
     _still("sand", "sand"),
-    Material("winter_crop", "crop", "soil", "straw", 0.35, 0.95, 108, 205),
-    Material("spring_crop", "crop", "soil", "straw", 0.05, 0.92, 150, 222),
-    Material("rape", "flower", "soil", "ripe", 0.30, 0.92, 112, 200),
+    Material("winter_crop", "crop", "soil", "straw", 0.35, 0.95, 108, 194),
+    Material("spring_crop", "crop", "soil", "straw", 0.05, 0.92, 150, 210),
+    Material("rape", "flower", "soil", "ripe", 0.30, 0.92, 112, 191),
     Material("late_crop", "crop", "dark_soil", "soil", 0.04, 0.85, 172, 258),
     Material("ley", "grass", "litter", "straw", 0.40, 0.92, 112, 290, cut=166),
     Material("stubble", "grass", "soil", "straw", 0.06, 0.22, 140, 270),
@@ -150,7 +150,7 @@ def tables(doy: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     slope = np.zeros_like(mean)
     for k, m in enumerate(MATERIALS):
         for variant in range(VARIANTS):
-            shift, vigour, wet = rng.normal(0, [7.0, 0.07, 0.08])
+            shift, vigour, wet = rng.normal(0, [4.0, 0.04, 0.05])
             green = green_share(m, doy, shift, vigour)
             late = _step((doy - 185 - shift) / 12.0)
             back = (1 - late) * spectra[m.spring] + late * spectra[m.autumn]
