@@ -78,11 +78,10 @@ def run_tasks(
     running: dict[Any, Task] = {}
 
     def start(task: Task) -> Future:
-        future = client.submit(perform, task, folder, key=f"{task.label}-{task.id[:12]}", retries=_retries, pure=False)
+        future = client.submit(perform, task, folder, key=f"{task.label}-{task.id[:12]}", retries=RETRIES, pure=False)
         running[future.key] = task
         return future
 
-    _retries = RETRIES
     window = as_completed([start(t) for t in _take(waiting, threads * IN_FLIGHT_PER_WORKER)], with_results=False)
     for future in window:
         task = running.pop(future.key)

@@ -1,8 +1,9 @@
 """A CORINE-like map drawn from the truth the way CORINE is made, with CORINE's faults.
 
-Its makers draw polygons of at least 25 ha and 100 m width on an image, by eye. So: narrow and small things vanish, borders are
-smooth and a few tens of metres off, and some polygons carry a plausible but wrong class. How wrong the map is, is not left to
-chance: polygons are mislabelled until a set share of the area disagrees with the truth.
+Its makers draw polygons of at least 25 ha and 100 m width on an image, by eye. So: narrow and small things vanish,
+borders are
+smooth and a few tens of metres off, and some polygons carry a plausible but wrong class. How wrong the map is, is
+not left to chance: polygons are mislabelled until a set share of the area disagrees with the truth.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ MOST_OF_CLASS = 0.16
 class Drawing:
     """How the map is drawn.
 
-    ``blur_m`` is how far the drawer's eye averages and ``shift_m`` how far borders are off, at most; both are lowered until the map
-    agrees with the truth on ``drawn_level3`` of the area. Then polygons are mislabelled until the agreement is ``level1`` and
-    ``level3``.
+    ``blur_m`` is how far the drawer's eye averages and ``shift_m`` how far borders are off, at most; both are
+    lowered until the map
+    agrees with the truth on ``drawn_level3`` of the area. Then polygons are mislabelled until the agreement is
+    ``level1`` and ``level3``.
     """
 
     blur_m: float = 42.0
@@ -51,8 +53,8 @@ class Drawing:
 class Cells:
     """The truth for the drawer, on 40 m cells, 0 outside the country.
 
-    ``main`` is the most frequent code of each cell, ``sample`` that of one of its pixels: agreement with ``sample`` is an unbiased
-    estimate of the agreement at 10 m.
+    ``main`` is the most frequent code of each cell, ``sample`` that of one of its pixels: agreement with ``sample``
+    is an unbiased estimate of the agreement at 10 m.
     """
 
     main: Codes
@@ -209,4 +211,3 @@ def polygons(codes: Codes, transform: Affine, tolerance_m: float = 45.0) -> list
     ]
     simple = shapely.coverage_simplify([g for _, g in found], tolerance_m)
     return [(code, g) for (code, _), g in zip(found, simple, strict=True) if not g.is_empty]
-

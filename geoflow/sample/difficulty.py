@@ -1,8 +1,9 @@
 """How hard the sample country is, measured, so that no accuracy claim made on it is cheap.
 
-Single pixels must not give the classes away (a random forest on them stays in set ranges), and space must: a classifier that sees the
-surroundings, and learned from the CORINE-like map, must beat that map. Training and test pixels come from different blocks of
-ground.
+Single pixels must not give the classes away (a random forest on them stays in set ranges), and space must: a
+classifier that sees the
+surroundings, and learned from the CORINE-like map, must beat that map. Training and test pixels come from different
+blocks of ground.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ TARGETS: dict[str, tuple[float, float]] = {
     "context_gain_level1": (0.04, 1.0),
     "context_gain_level3": (0.01, 1.0),
 }
-"""What each figure must lie in; the gains are those of the context classifier over the CORINE-like map, on held-out blocks."""
+"""What each figure must lie in; the gains are those of the context classifier over the CORINE-like map, on held-out
+blocks."""
 
 
 @dataclass(frozen=True)
 class Scene2018:
-    """One date: ``bands`` int16 reflectance x 10000, dims (band, y, x), `NODATA` where it was not clear; ``doy`` its day."""
+    """One date: ``bands`` int16 reflectance x 10000, dims (band, y, x), `NODATA` where it was not clear; ``doy`` its
+    day."""
 
     doy: int
     cloud: float
@@ -62,7 +65,9 @@ def read_scenes(folder: Path, height: int, width: int, transform: Any) -> list[S
         cube = np.full((len(BANDS), height, width), NODATA, np.int16)
         for name in names:
             _fill(cube, folder / "stac" / COLLECTION / name, state[name]["offset_in_pixels"], grid)
-        doy = int((np.datetime64(f"{day[:4]}-{day[4:6]}-{day[6:]}") - np.datetime64(f"{day[:4]}-01-01")).astype(int)) + 1
+        doy = (
+            int((np.datetime64(f"{day[:4]}-{day[4:6]}-{day[6:]}") - np.datetime64(f"{day[:4]}-01-01")).astype(int)) + 1
+        )
         out.append(Scene2018(doy, float(state[names[0]]["cloud_share_of_country"]), cube))
     return out
 
@@ -71,7 +76,10 @@ def _fill(cube: Cube, item: Path, offset: int, grid: dict[str, Any]) -> None:
     """Put a scene's clear pixels where the cube is still empty."""
 
     def read(name: str) -> NDArray[Any]:
-        with rasterio.open(item / f"{name}.tif") as source, WarpedVRT(source, resampling=Resampling.nearest, **grid) as warped:
+        with (
+            rasterio.open(item / f"{name}.tif") as source,
+            WarpedVRT(source, resampling=Resampling.nearest, **grid) as warped,
+        ):
             values: NDArray[Any] = warped.read(1)
             return values
 
@@ -92,7 +100,9 @@ def _pick(mask: NDArray[np.bool_], count: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(at, min(count, at.size), replace=False))
 
 
-def pixel_forest(features: NDArray[np.float32], truth: Codes, held_out: NDArray[np.bool_], count: int) -> dict[int, float]:
+def pixel_forest(
+    features: NDArray[np.float32], truth: Codes, held_out: NDArray[np.bool_], count: int
+) -> dict[int, float]:
     """Overall accuracy at levels 1 and 3 of random forests on single pixels, trained on true labels of other blocks.
 
     ``features`` has dims (feature, y, x) with NaN where nothing was seen.
@@ -138,7 +148,8 @@ def surroundings(image: NDArray[np.float32], windows: tuple[int, ...] = (5, 15, 
 def context_classifier(
     features: NDArray[np.float32], corine: Codes, truth: Codes, held_out: NDArray[np.bool_], count: int
 ) -> dict[int, float]:
-    """Accuracy against the truth in held-out blocks of a classifier that learned from the CORINE-like map in other blocks."""
+    """Accuracy against the truth in held-out blocks of a classifier that learned from the CORINE-like map in other
+    blocks."""
     from sklearn.ensemble import ExtraTreesClassifier
 
     train = _pick((corine > 0) & (truth > 0) & ~held_out, count, 3)
@@ -192,4 +203,5 @@ def measure_folder(folder: Path) -> dict[str, float]:
     drawn = geopandas.read_file(folder / "corine" / "clc2018.gpkg")
     shapes = [(g, int(c)) for g, c in zip(drawn.geometry, drawn["Code_18"], strict=True)]
     corine = rasterize(shapes, out_shape=truth.shape, transform=transform, dtype="uint16")
-    return measure(read_scenes(folder, *truth.shape, transform), truth, corine)
+    height, width = truth.shape
+    return measure(read_scenes(folder, height, width, transform), truth, corine)

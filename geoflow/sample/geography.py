@@ -1,6 +1,7 @@
 """Where the sample country lies: its frame, border, counties and Sentinel-2 tiles.
 
-The country straddles longitude 24 E, the border of UTM zones 34 and 35, at latitude 58.5 N. Its grid is EPSG:3035 at 10 m.
+The country straddles longitude 24 E, the border of UTM zones 34 and 35, at latitude 58.5 N. Its grid is EPSG:3035 at
+10 m.
 """
 
 from __future__ import annotations
@@ -45,7 +46,12 @@ class Frame:
     @property
     def transform(self) -> Affine:
         """Pixel to EPSG:3035."""
-        return Affine(PIXEL_M, 0, self.left, 0, -PIXEL_M, self.top)
+        return self.transform_at(0, 0)
+
+    def transform_at(self, row: int, col: int, step: int = 1) -> Affine:
+        """Pixel to EPSG:3035 of a window that starts at a pixel, with pixels ``step`` times as wide."""
+        size = PIXEL_M * step
+        return Affine(size, 0, self.left + col * PIXEL_M, 0, -size, self.top - row * PIXEL_M)
 
     @property
     def polygon(self) -> Polygon:
@@ -85,7 +91,8 @@ def _tile_centre() -> tuple[float, float]:
 
 
 def border_of(land: Landscape, frame: Frame) -> MultiPolygon:
-    """The national border in EPSG:3035: an irregular outline, the coastal waters, and islands as polygons of their own."""
+    """The national border in EPSG:3035: an irregular outline, the coastal waters, and islands as polygons of their
+    own."""
     step = max(5, round(max(frame.height, frame.width) / 1200))
     ys = (np.arange(0, frame.height, step) + step / 2) * PIXEL_M
     xs = (np.arange(0, frame.width, step) + step / 2) * PIXEL_M
@@ -97,7 +104,7 @@ def border_of(land: Landscape, frame: Frame) -> MultiPolygon:
     coastal = ndimage.distance_transform_edt(~dry) * step * PIXEL_M < SEA_M
     west = np.broadcast_to(u > 0, inside.shape) & (xs[None, :] < 0.3 * frame.width * PIXEL_M)
     mask = (inside | (west & (v < 0.86))) & coastal
-    transform = frame.transform * Affine.scale(step)
+    transform = frame.transform_at(0, 0, step)
     polygons = [shape(g) for g, _ in rasterio.features.shapes(mask.astype(np.uint8), mask=mask, transform=transform)]
     smooth = shapely.union_all(polygons).buffer(60).buffer(-60).simplify(35)
     parts = [p for p in _parts(smooth.intersection(frame.polygon)) if p.area > 20e4]
@@ -241,7 +248,9 @@ def ground_window(tiles: list[UtmTile], frame: Frame) -> tuple[slice, slice]:
     for tile in tiles:
         ring = tile.polygon.segmentize(2000)
         to = Transformer.from_crs(tile.epsg, 3035, always_xy=True)
-        x0, y0, x1, y1 = shapely.transform(ring, lambda p, to=to: np.column_stack(to.transform(p[:, 0], p[:, 1]))).bounds
+        x0, y0, x1, y1 = shapely.transform(
+            ring, lambda p, to=to: np.column_stack(to.transform(p[:, 0], p[:, 1]))
+        ).bounds
         top, bottom = min(top, (frame.top - y1) // PIXEL_M - 4), max(bottom, (frame.top - y0) // PIXEL_M + 4)
         left, right = min(left, (x0 - frame.left) // PIXEL_M - 4), max(right, (x1 - frame.left) // PIXEL_M + 4)
     return slice(int(top), int(bottom)), slice(int(left), int(right))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class Ground:
 
     rows: slice
     cols: slice
-    layers: dict[str, NDArray[Any]]
+    layers: Mapping[str, NDArray[Any]]
 
     def read(self, layer: str, y: slice, x: slice) -> NDArray[Any]:
         """A copy of a rectangle of a layer, addressed in frame pixels."""
@@ -105,5 +106,5 @@ def make_ground(land: Landscape, rows: slice, cols: slice, folder: Path, workers
         for name in Paint.__dataclass_fields__:
             layers[name][at] = getattr(paint, name)
 
-    run_all([lambda y=y, x=x: one(y, x) for y, x in blocks(rows, cols, BLOCK)], workers)
+    run_all([partial(one, y, x) for y, x in blocks(rows, cols, BLOCK)], workers)
     return Ground(rows, cols, layers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,8 @@ def _render(one: Pass, files: dict[str, Any], scene: View, y: slice, x: slice) -
     sensor = Sensor(one.take, one.weather, scene, (one.weather.seed, one.number, one.tile.zone, y.start, x.start))
     rendered = {name: sensor.band(name) for name in BANDS}
     scl = sensor.classes(rendered)
-    for name, values in (*rendered.items(), ("SCL", scl)):
+    layers: dict[str, NDArray[Any]] = {**rendered, "SCL": scl}
+    for name, values in layers.items():
         factor = 2 if name == "SCL" else GSD[name] // 10
         edge = MARGIN // factor
         core = values[edge:-edge, edge:-edge]
@@ -71,10 +73,10 @@ def _render(one: Pass, files: dict[str, Any], scene: View, y: slice, x: slice) -
 
 def _finish(one: Pass, folder: Path, frame: Frame) -> list[SceneRecord]:
     """Turn the drafts of a pass into the COGs of its products."""
-    records = []
     footprint = _valid_area(one.tile, frame, one.weather)
-    for product in one.take.products:
-        records.append(SceneRecord(one.take, product, one.tile, one.number, one.histogram, footprint))
+    records = [
+        SceneRecord(one.take, product, one.tile, one.number, one.histogram, footprint) for product in one.take.products
+    ]
     for record in records:
         offset, _ = record.product.state(one.tile.zone)
         target = folder / COLLECTION / record.id
@@ -106,7 +108,12 @@ def _valid_area(tile: UtmTile, frame: Frame, weather: Weather) -> Polygon:
     if not np.isfinite(weather.swath_x):
         return tile.polygon
     north, south = -2e5, frame.height * 10 + 2e5
-    ring = [(-4e5, north), (weather.swath_x - 0.22 * north, north), (weather.swath_x - 0.22 * south, south), (-4e5, south)]
+    ring = [
+        (-4e5, north),
+        (weather.swath_x - 0.22 * north, north),
+        (weather.swath_x - 0.22 * south, south),
+        (-4e5, south),
+    ]
     area = Polygon([(frame.left + x, frame.top - y) for x, y in ring]).segmentize(2000)
     to = Transformer.from_crs(CRS, tile.epsg, always_xy=True)
     near = shapely.transform(area, lambda p: np.column_stack(to.transform(p[:, 0], p[:, 1])))
@@ -115,7 +122,13 @@ def _valid_area(tile: UtmTile, frame: Frame, weather: Weather) -> Polygon:
 
 
 def write_imagery(
-    folder: Path, work: Path, ground: Ground, frame: Frame, tiles: list[UtmTile], seed: int, workers: int,
+    folder: Path,
+    work: Path,
+    ground: Ground,
+    frame: Frame,
+    tiles: list[UtmTile],
+    seed: int,
+    workers: int,
     progress: Progress,
 ) -> list[SceneRecord]:
     """Write ``folder``/catalog.json and all scenes; returns what was written."""
@@ -134,20 +147,23 @@ def write_imagery(
 
 
 def _write_tile(
-    folder: Path, ground: Ground, frame: Frame, tile: UtmTile, passes: list[Pass], workers: int,
+    folder: Path,
+    ground: Ground,
+    frame: Frame,
+    tile: UtmTile,
+    passes: list[Pass],
+    workers: int,
     step: Callable[[int], None],
 ) -> list[SceneRecord]:
     """All passes over one tile: each block of ground is gathered once and seen by every pass."""
     files = [one.files() for one in passes]
     for y, x in blocks(slice(0, tile.height), slice(0, tile.width), BLOCK):
         scene = view(ground, *frame_pixels(tile, frame, _padded(y), _padded(x)))
-        run_all(
-            [lambda one=one, f=f: _render(one, f, scene, y, x) for one, f in zip(passes, files, strict=True)], workers
-        )
+        run_all([partial(_render, one, f, scene, y, x) for one, f in zip(passes, files, strict=True)], workers)
     for opened in files:
         for dataset in opened.values():
             dataset.close()
-    done = run_all([lambda one=one: _finish(one, folder, frame) for one in passes], workers, lambda: step(1))
+    done = run_all([partial(_finish, one, folder, frame) for one in passes], workers, lambda: step(1))
     return [record for group in done for record in group]
 
 

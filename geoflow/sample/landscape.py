@@ -1,12 +1,13 @@
 """The truth: which land cover lies where, in 2018 and in 2024, as a function of position and seed.
 
-`Landscape.survey` answers for any window of 10 m pixels (or every n-th pixel) of the sample country's frame, with no memory of
-other windows. Codes are CORINE level 3. What the pixels are made of is decided in `geoflow.sample.paint`.
+`Landscape.survey` answers for any window of 10 m pixels (or every n-th pixel) of the sample country's frame, with no
+memory of other windows. Codes are CORINE level 3. What the pixels are made of is decided in `geoflow.sample.paint`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,14 +24,14 @@ Codes = NDArray[np.uint16]
 class Fields:
     """The random fields of a window that land cover and materials share; float32 or uint32, dims (y, x).
 
-    ``agri`` high is farmed land, ``wet`` high is wet, ``conifer`` high is conifers, ``height`` is metres above the sea in
-    arbitrary scale; ``parcel``, ``stand``, ``block`` name fields, forest stands and farms.
+    ``agri`` high is farmed land, ``wet`` high is wet, ``conifer`` high is conifers, ``height`` is metres above the
+    sea in arbitrary scale; ``parcel``, ``stand``, ``block`` name fields, forest stands and farms.
     """
 
     rows: NDArray[np.int64]
     cols: NDArray[np.int64]
-    ys: NDArray[np.float64]
-    xs: NDArray[np.float64]
+    ys: NDArray[np.floating[Any]]
+    xs: NDArray[np.floating[Any]]
     y: Float
     x: Float
     height: Float
@@ -115,7 +116,7 @@ class Landscape:
         """Pixel numbers of a window."""
         return np.arange(y.start, y.stop, step), np.arange(x.start, x.stop, step)
 
-    def height(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Float:
+    def height(self, ys: NDArray[np.floating[Any]], xs: NDArray[np.floating[Any]]) -> Float:
         """Height above the sea, about -3 to 3; 0 is the coast. Islands lie off the coast."""
         k = self.key
         relief = nz.fbm(ys, xs, (9000, 4500, 2200, 1100, 500), k(1), 0.55)
@@ -129,7 +130,7 @@ class Landscape:
         land = rise + wavy + 0.18 * relief * (inland > 0) + 0.03 * detail
         return np.maximum(land, self._islands(ys, xs) + 0.12 * wavy + 0.04 * detail).astype(np.float32)
 
-    def _islands(self, ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Float:
+    def _islands(self, ys: NDArray[np.floating[Any]], xs: NDArray[np.floating[Any]]) -> Float:
         """Height of three islands, positive on them."""
         out = np.full((len(ys), len(xs)), -9.0, np.float32)
         for fy, fx, radius in ((0.22, 0.030, 620.0), (0.56, 0.022, 480.0), (0.83, 0.035, 560.0)):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rasterio
 import rasterio.features
-from affine import Affine
 from numpy.typing import NDArray
 
 from geoflow.errors import SceneError
@@ -26,13 +26,16 @@ from geoflow.sample.stac import write_json
 GENERATOR_VERSION = "1"
 PATCHES = {"small": 320}
 TRUTH_BLOCK = 2048
+GDAL_CACHE_BYTES = 256 * 2**20
+"""GDAL would keep 5 % of the machine's memory in blocks of drafts."""
 Progress = Callable[[str, int, int], None]
 
 _README = """# The sample country
 
-Everything in this folder is synthetic. No satellite has seen this country, nobody lives in it, and the files only look like
-Sentinel-2, CORINE and BigEarthNet because they follow their formats. It was made by `geoflow sample` (size {size}, seed {seed}), and the
-same command makes the same bytes again (`manifest.json` holds their sha256).
+Everything in this folder is synthetic. No satellite has seen this country, nobody lives in it, and the files only
+look like
+Sentinel-2, CORINE and BigEarthNet because they follow their formats. It was made by `geoflow sample` (size {size},
+seed {seed}), and the same command makes the same bytes again (`manifest.json` holds their sha256).
 
 | path | what |
 |---|---|
@@ -102,13 +105,12 @@ def make_sample(
     tell("ground", 0, 1)
     ground = make_ground(land, *ground_window(tiles, frame), work / "ground", workers)
     tell("ground", 1, 1)
-    _write_truth(folder, work, ground, land, frame)
-    records = write_imagery(folder / "stac", work, ground, frame, tiles, seed, workers, tell)
+    with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
+        _write_truth(folder, work, ground, land, frame)
+        records = write_imagery(folder / "stac", work, ground, frame, tiles, seed, workers, tell)
     write_truth_of_scenes(folder / "truth" / "scenes.json", records)
     del ground
-    write_patches(
-        folder / "bigearthnet", folder / "bigearthnet-lists", folder / "truth", count, seed, workers, tell
-    )
+    write_patches(folder / "bigearthnet", folder / "bigearthnet-lists", folder / "truth", count, seed, workers, tell)
     shutil.rmtree(work)
     names = ", ".join(f"{t.mgrs} of {t.width} x {t.height} px" for t in tiles)
     (folder / "README.md").write_text(_README.format(size=size, seed=seed, tiles=names), encoding="utf-8")
@@ -125,7 +127,7 @@ def _write_regions(folder: Path, land: Landscape, frame: Frame) -> None:
 
 
 def _inside(border: Any, frame: Frame, y: slice, x: slice) -> NDArray[np.bool_]:
-    transform = frame.transform * Affine.translation(x.start, y.start)
+    transform = frame.transform_at(y.start, x.start)
     shape = (y.stop - y.start, x.stop - x.start)
     mask: NDArray[np.bool_] = rasterio.features.geometry_mask([border], shape, transform, invert=True)
     return mask
@@ -140,7 +142,9 @@ def _write_truth(folder: Path, work: Path, ground: Ground, land: Landscape, fram
     shape = (frame.height, frame.width)
     drafts = {e: work / f"landcover_{e}.tif" for e in (2018, 2024)}
     files = {e: cog.draft(p, shape, "uint16", CRS, frame.transform, 0) for e, p in drafts.items()}
-    cells = corine.Cells(*(np.zeros((frame.height // corine.STEP, frame.width // corine.STEP), np.uint16) for _ in "ms"))
+    cells = corine.Cells(
+        *(np.zeros((frame.height // corine.STEP, frame.width // corine.STEP), np.uint16) for _ in "ms")
+    )
     found = []
     for y, x in blocks(slice(0, frame.height), slice(0, frame.width), TRUTH_BLOCK):
         inside = _inside(border, frame, y, x)
@@ -149,7 +153,7 @@ def _write_truth(folder: Path, work: Path, ground: Ground, land: Landscape, fram
         after = drop_small_changes(before, after)
         cog.write_window(files[2018], before, y.start, x.start)
         cog.write_window(files[2024], after, y.start, x.start)
-        found += vectors.change_patches(before, after, frame.transform * Affine.translation(x.start, y.start))
+        found += vectors.change_patches(before, after, frame.transform_at(y.start, x.start))
         _put_cells(cells, before, y, x)
     for epoch, file in files.items():
         file.close()
@@ -176,7 +180,7 @@ def _write_changes(path: Path, patches: list[Any]) -> None:
 
 def _write_corine(path: Path, cells: corine.Cells, seed: int, frame: Frame) -> None:
     drawn = corine.draw(cells, corine.Drawing(seed=seed))
-    shapes = corine.polygons(drawn, frame.transform * Affine.scale(corine.STEP))
+    shapes = corine.polygons(drawn, frame.transform_at(0, 0, corine.STEP))
     vectors.write_layer(path, "clc2018", [g for _, g in shapes], {"Code_18": [c for c, _ in shapes]}, "Polygon")
 
 

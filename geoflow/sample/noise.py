@@ -2,8 +2,8 @@
 
 Everything random about the sample country's ground comes from hashing integer positions, so a block can be computed
 alone, in any order, by any number of workers. Coordinates are metres from the north-west corner of the country's frame
-(x to the east, y to the south). Only additions, multiplications and square roots are used, so that the fields are equal to
-the last bit on every machine.
+(x to the east, y to the south). Only additions, multiplications and square roots are used, so that the fields are
+equal to the last bit on every machine.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def white(rows: NDArray[Any], cols: NDArray[Any], key: int) -> Float:
     return unit(hash32(cols[None, :], rows[:, None], key))
 
 
-def _weights(at: NDArray[np.float64], spacing: float) -> tuple[sparse.csr_matrix, int, int]:
+def _weights(at: NDArray[np.floating[Any]], spacing: float) -> tuple[sparse.csr_matrix, int, int]:
     """Cubic B-spline weights of points over knots, the first knot and the number of knots."""
     t = at / spacing
     base = np.floor(t).astype(np.int64)
@@ -61,7 +61,7 @@ def _weights(at: NDArray[np.float64], spacing: float) -> tuple[sparse.csr_matrix
     return matrix, first, count
 
 
-def noise(ys: NDArray[np.float64], xs: NDArray[np.float64], spacing: float, key: int) -> Float:
+def noise(ys: NDArray[np.floating[Any]], xs: NDArray[np.floating[Any]], spacing: float, key: int) -> Float:
     """Smooth noise with about zero mean and unit deviation, dims (y, x), with features of ``spacing`` metres."""
     wy, y0, ny = _weights(ys, spacing)
     wx, x0, nx = _weights(xs, spacing)
@@ -72,7 +72,11 @@ def noise(ys: NDArray[np.float64], xs: NDArray[np.float64], spacing: float, key:
 
 
 def fbm(
-    ys: NDArray[np.float64], xs: NDArray[np.float64], spacings: tuple[float, ...], key: int, falloff: float = 0.6
+    ys: NDArray[np.floating[Any]],
+    xs: NDArray[np.floating[Any]],
+    spacings: tuple[float, ...],
+    key: int,
+    falloff: float = 0.6,
 ) -> Float:
     """A sum of octaves, each ``falloff`` times as strong as the one before, with unit deviation."""
     total = np.zeros((len(ys), len(xs)), np.float32)
@@ -94,8 +98,8 @@ def rank(z: Float) -> Float:
 class Cells:
     """Voronoi cells of jittered lattice points.
 
-    ``id`` is a hash that names the cell; ``distance`` (m) is that to its point; ``edge`` (m) is about twice the distance to
-    the nearest border with another cell, and ``other`` names that cell.
+    ``id`` is a hash that names the cell; ``distance`` (m) is that to its point; ``edge`` (m) is about twice the
+    distance to the nearest border with another cell, and ``other`` names that cell.
     """
 
     id: Uint
@@ -107,8 +111,8 @@ class Cells:
 def cells(y: Float, x: Float, spacing: float, key: int, jitter: float = 0.38, edges: bool = False) -> Cells:
     """The cell of each position. ``y`` and ``x`` (m, dims (y, x)) may be warped, which bends the borders.
 
-    The four nearest lattice squares are searched, or the nine nearest with ``edges``; with this jitter the true nearest point
-    is nearly always among them, and where it is not, the border is merely a little straighter.
+    The four nearest lattice squares are searched, or the nine nearest with ``edges``; with this jitter the true
+    nearest point is nearly always among them, and where it is not, the border is merely a little straighter.
     """
     inverse = np.float32(1 / spacing)
     u, v = x * inverse, y * inverse

@@ -1,8 +1,8 @@
 """From land-cover classes to materials: what each 10 m pixel of a class is made of, and how it varies.
 
-A class is a recipe: its parcels or stands get a material by lot, and a finer lot (per pixel, or in clumps of tens of metres)
-mixes other materials in. Heterogeneous classes share their materials with the pure ones, so that a single pixel cannot tell
-them apart but their surroundings can.
+A class is a recipe: its parcels or stands get a material by lot, and a finer lot (per pixel, or in clumps of tens of
+metres) mixes other materials in. Heterogeneous classes share their materials with the pure ones, so that a single pixel
+cannot tell them apart but their surroundings can.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Shares = dict[str, float]
 class Recipe:
     """How a class is painted.
 
-    ``base`` is drawn by ``unit`` (one draw a "parcel", "stand", "plot" of 60 m, or "pixel"). Then ``fleck`` of the pixels, in clumps
-    of ``grain`` (a "pixel", "clump" of 30 m or "patch" of 70 m), are redrawn from ``mixed``.
+    ``base`` is drawn by ``unit`` (one draw a "parcel", "stand", "plot" of 60 m, or "pixel"). Then ``fleck`` of the
+    pixels, in clumps of ``grain`` (a "pixel", "clump" of 30 m or "patch" of 70 m), are redrawn from ``mixed``.
     """
 
     unit: str
@@ -35,7 +35,14 @@ class Recipe:
     mixed: Shares | None = None
 
 
-CROPS: Shares = {"winter_crop": 0.33, "spring_crop": 0.28, "rape": 0.12, "late_crop": 0.12, "ley": 0.06, "stubble": 0.05}
+CROPS: Shares = {
+    "winter_crop": 0.33,
+    "spring_crop": 0.28,
+    "rape": 0.12,
+    "late_crop": 0.12,
+    "ley": 0.06,
+    "stubble": 0.05,
+}
 TREES: Shares = {"spruce": 0.3, "pine": 0.2, "birch": 0.3, "alder": 0.2}
 
 RECIPES: dict[int, Recipe] = {
@@ -84,9 +91,10 @@ FRESH_CUT = Recipe("stand", {"slash": 0.6, "herbs": 0.4}, 0.35, "pixel", {"slash
 class Paint:
     """Materials and their variation; uint8 and int8 arrays, dims (y, x).
 
-    ``before`` and ``after`` are indices of material variants (``material * VARIANTS + variant``) of the two epochs. ``tone`` is the
-    relative brightness and ``vigour`` the change of the green share, both in units of 1/250. ``slope_y`` and ``slope_x`` are the
-    tangents of the slope towards the south and the east in units of 1/250.
+    ``before`` and ``after`` are indices of material variants (``material * VARIANTS + variant``) of the two epochs.
+    ``tone`` is the
+    relative brightness and ``vigour`` the change of the green share, both in units of 1/250. ``slope_y`` and
+    ``slope_x`` are the tangents of the slope towards the south and the east in units of 1/250.
     """
 
     before: NDArray[np.uint8]

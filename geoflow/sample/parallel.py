@@ -17,7 +17,8 @@ def default_workers() -> int:
 
 
 def run_all(tasks: Sequence[Callable[[], T]], workers: int, done: Callable[[], None] | None = None) -> list[T]:
-    """Run tasks and return their results in order; the first failure is raised and the tasks not yet begun are dropped."""
+    """Run tasks and return their results in order; the first failure is raised and the tasks not yet begun are
+    dropped."""
     results: list[T] = []
     with ThreadPoolExecutor(max_workers=workers) as pool:
         futures = [pool.submit(task) for task in tasks]

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ def _snow(bands: dict[str, NDArray[np.uint16]], material: NDArray[np.intp], seed
     white = dict(zip(BANDS, (78, 80, 79, 78, 76, 74, 73, 72, 70, 66, 12, 9), strict=True))
     for k, (name, values) in enumerate(bands.items()):
         factor = GSD[name] // 10
-        share = cover[:: factor, :: factor][: values.shape[0], : values.shape[1]]
+        share = cover[::factor, ::factor][: values.shape[0], : values.shape[1]]
         jitter = np.random.default_rng([seed, 71, k]).normal(0, 120, values.shape)
         mixed = values * (1 - share) + share * white[name] * 100 + jitter
         bands[name] = np.clip(np.rint(mixed), 1, 19000).astype(np.uint16)
@@ -115,10 +116,16 @@ class _Region:
 
 
 def write_patches(
-    folder: Path, lists: Path, truth: Path, count: int, seed: int, workers: int,
+    folder: Path,
+    lists: Path,
+    truth: Path,
+    count: int,
+    seed: int,
+    workers: int,
     progress: Callable[[str, int, int], None],
 ) -> list[Patch]:
-    """Write ``count`` patches under ``folder``, the official-style lists under ``lists``, and the wrong labels under ``truth``."""
+    """Write ``count`` patches under ``folder``, the official-style lists under ``lists``, and the wrong labels under
+    ``truth``."""
     done: list[Patch] = []
     per_region = (REGION * GROUP) ** 2
     for number in range(-(-count // per_region)):
@@ -142,16 +149,14 @@ def _write_region(folder: Path, region: _Region, wanted: int, workers: int) -> l
         before, _, paints[number] = survey_block(land, *wide)
         codes[y, x] = before[EDGE:-EDGE, EDGE:-EDGE]
 
-    run_all([lambda n=n: survey(n) for n in range(region.groups)], workers)
+    run_all([partial(survey, n) for n in range(region.groups)], workers)
     drawn = corine.draw(corine.Cells.of(codes), corine.Drawing(seed=region.seed))
     labels = np.repeat(np.repeat(drawn, corine.STEP, axis=0), corine.STEP, axis=1)
-    tasks = [lambda n=n: _write_group(folder, region, n, paints[n], labels, wanted) for n in range(region.groups)]
+    tasks = [partial(_write_group, folder, region, n, paints[n], labels, wanted) for n in range(region.groups)]
     return [p for group in run_all(tasks, workers) for p in group]
 
 
-def _write_group(
-    folder: Path, region: _Region, number: int, paint: Paint, labels: Codes, wanted: int
-) -> list[Patch]:
+def _write_group(folder: Path, region: _Region, number: int, paint: Paint, labels: Codes, wanted: int) -> list[Patch]:
     """Render the scene of a group and cut its patches."""
     y, x = region.group(number)
     wide = slice(y.start - EDGE, y.stop + EDGE), slice(x.start - EDGE, x.stop + EDGE)
@@ -179,8 +184,14 @@ def _labels_of(codes: Codes) -> tuple[int, ...]:
 
 
 def _write_patch(
-    folder: Path, region: _Region, take: Take, bands: dict[str, NDArray[np.uint16]], sensor: Sensor, labels: Codes,
-    number: int, place: int,
+    folder: Path,
+    region: _Region,
+    take: Take,
+    bands: dict[str, NDArray[np.uint16]],
+    sensor: Sensor,
+    labels: Codes,
+    number: int,
+    place: int,
 ) -> Patch:
     r, c = divmod(place, GROUP)
     y, x = region.group(number)

@@ -59,7 +59,7 @@ def view(ground: Ground, rows: NDArray[np.int32], cols: NDArray[np.int32]) -> Vi
     )  # fmt: skip
 
 
-def cloud_field(ys: NDArray[np.float64], xs: NDArray[np.float64], key: int) -> Float:
+def cloud_field(ys: NDArray[np.floating[Any]], xs: NDArray[np.floating[Any]], key: int) -> Float:
     """The field whose high values are clouds."""
     return nz.fbm(ys, xs, (3300, 1500, 700, 330, 150), key, 0.58)
 
@@ -73,7 +73,9 @@ def weather_of(take: Take, number: int, seed: int, height_m: float, width_m: flo
     return Weather(key, float(np.quantile(field, 1 - take.cloud)), seed, swath_x)
 
 
-def _sample_coarse(rows: NDArray[np.int32], cols: NDArray[np.int32], evaluate: Any, shift: tuple[float, float]) -> Float:
+def _sample_coarse(
+    rows: NDArray[np.int32], cols: NDArray[np.int32], evaluate: Any, shift: tuple[float, float]
+) -> Float:
     """A smooth field at frame pixels, by bilinear interpolation of its values every 40 m."""
     r = (rows + np.float32(shift[0] / PIXEL_M)).astype(np.float32) / 4
     c = (cols + np.float32(shift[1] / PIXEL_M)).astype(np.float32) / 4
@@ -87,7 +89,7 @@ def _sample_coarse(rows: NDArray[np.int32], cols: NDArray[np.int32], evaluate: A
 def sky(take: Take, weather: Weather, rows: NDArray[np.int32], cols: NDArray[np.int32]) -> tuple[Float, Float, Float]:
     """Opacity of the clouds (0..1), depth of their shadows (0..1) and haze (0..1) at frame pixels."""
 
-    def opacity(ys: NDArray[np.float64], xs: NDArray[np.float64]) -> Float:
+    def opacity(ys: NDArray[np.floating[Any]], xs: NDArray[np.floating[Any]]) -> Float:
         z = cloud_field(ys, xs, weather.key) - np.float32(weather.threshold)
         return np.clip(z * 2.6 + 0.25, 0, 1)
 
@@ -148,7 +150,10 @@ class Sensor:
         self.air = {f: tuple(_mean(a, f) for a in (self.cloud, self.shadow, self.haze)) for f in (1, 2, 6)}
         azimuth = np.radians(take.sun_azimuth)
         tangent = 0.55 / np.tan(np.radians(take.sun_elevation))
-        lit = np.float32(tangent * np.cos(azimuth)) * scene.slope_y - np.float32(tangent * np.sin(azimuth)) * scene.slope_x
+        lit = (
+            np.float32(tangent * np.cos(azimuth)) * scene.slope_y
+            - np.float32(tangent * np.sin(azimuth)) * scene.slope_x
+        )
         self.light = (1 + scene.tone) * (1 + lit)
         edge = weather.swath_x
         x, y = (scene.cols + 0.5) * PIXEL_M, (scene.rows + 0.5) * PIXEL_M
@@ -183,8 +188,8 @@ class Sensor:
     def classes(self, bands: dict[str, NDArray[np.uint16]]) -> NDArray[np.uint8]:
         """The scene classification at 20 m, with its usual faults.
 
-        Thin cloud is missed in patches, bright roofs are taken for cloud, some shadow is missed, some dark ground is taken
-        for shadow.
+        Thin cloud is missed in patches, bright roofs are taken for cloud, some shadow is missed, some dark ground is
+        taken for shadow.
         """
         blue, red, nir = (_mean(bands[n].astype(np.float32), 2) for n in ("B02", "B04", "B08"))
         swir = bands["B11"].astype(np.float32)

@@ -1,9 +1,10 @@
 """What the ground is made of, and how it looks to Sentinel-2 through the year.
 
-A *material* is what one 10 m pixel holds (a roof, winter wheat, spruce). Its reflectance at a day of the year is a mixture of a
+A *material* is what one 10 m pixel holds (a roof, winter wheat, spruce). Its reflectance at a day of the year is a
+mixture of a
 green and a background spectrum; the green share follows a curve of the season. A land-cover class is a mixture of
-materials (`geoflow.sample.landscape`), so similar classes share materials and overlap, as they do in reality. The spectra
-are typical values put together for this purpose, not measurements.
+materials (`geoflow.sample.landscape`), so similar classes share materials and overlap, as they do in reality. The
+spectra are typical values put together for this purpose, not measurements.
 """
 
 from __future__ import annotations

@@ -167,8 +167,8 @@ def _properties(scene: SceneRecord) -> dict[str, Any]:
 
 
 def item(scene: SceneRecord) -> dict[str, Any]:
-    """The STAC item of a scene. ``raster:bands[].offset`` is -0.1 from baseline 04.00 on, applied or not, as Earth Search
-    writes it."""
+    """The STAC item of a scene. ``raster:bands[].offset`` is -0.1 from baseline 04.00 on, applied or not, as Earth
+    Search writes it."""
     offset = -0.1 if float(scene.product.baseline) >= 4 else 0
     footprint = lonlat(scene.footprint, scene.tile.epsg)
     return {

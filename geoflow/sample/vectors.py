@@ -76,6 +76,6 @@ def join_at_seams(patches: list[tuple[Polygon, int, int]]) -> list[tuple[Polygon
     out = []
     for (before, after), members in sorted(groups.items()):
         merged = shapely.union_all(members)
-        parts = [g for g in getattr(merged, "geoms", [merged])]
+        parts = list(getattr(merged, "geoms", [merged]))
         out += [(p, before, after) for p in sorted(parts, key=lambda p: p.bounds)]
     return out
