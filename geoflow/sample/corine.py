@@ -203,7 +203,13 @@ def draw(cells: Cells, drawing: Drawing) -> Codes:
     return mislabel(drawn, cells, drawing)
 
 
-def polygons(codes: Codes, transform: Affine, tolerance_m: float = 45.0) -> list[tuple[str, Any]]:
+def spill(codes: Codes, cells: int = 3) -> Codes:
+    """The map carried on beyond the border, as CORINE goes on in the neighbouring country."""
+    distance, nearest = ndimage.distance_transform_edt(codes == 0, return_indices=True)
+    return np.where(distance <= cells, codes[tuple(nearest)], 0).astype(np.uint16)
+
+
+def polygons(codes: Codes, transform: Affine, tolerance_m: float = 70.0) -> list[tuple[str, Any]]:
     """The map as (code, polygon) with smooth common borders and without gaps."""
     found = [
         (str(int(v)), shape(g))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,5 +105,8 @@ def make_ground(land: Landscape, rows: slice, cols: slice, folder: Path, workers
         for name in Paint.__dataclass_fields__:
             layers[name][at] = getattr(paint, name)
 
-    run_all([partial(one, y, x) for y, x in blocks(rows, cols, BLOCK)], workers)
-    return Ground(rows, cols, layers)
+    run_all(one, blocks(rows, cols, BLOCK), workers)
+    for written in layers.values():
+        written.flush()
+    # Mapped anew for reading, so that the pages written above no longer count as this process's memory.
+    return Ground(rows, cols, {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in LAYERS})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,17 +18,15 @@ from shapely.geometry import Polygon
 from geoflow.sample import cog
 from geoflow.sample.geography import CRS, Frame, UtmTile, frame_pixels
 from geoflow.sample.ground import Ground, blocks
-from geoflow.sample.parallel import run_all
+from geoflow.sample.parallel import Progress, Workshop, run_all
 from geoflow.sample.scenes import GSD, Sensor, View, Weather, view, weather_of
 from geoflow.sample.signatures import BANDS
 from geoflow.sample.stac import COLLECTION, SceneRecord, write_catalog, write_json
 from geoflow.sample.takes import TAKES, Take
 
-BLOCK = 1980
+BLOCK = 1560
 MARGIN = 60
 """Pixels rendered around a block and thrown away, so that blocks leave no seam; both are multiples of 60."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -122,49 +120,40 @@ def _valid_area(tile: UtmTile, frame: Frame, weather: Weather) -> Polygon:
 
 
 def write_imagery(
-    folder: Path,
-    work: Path,
-    ground: Ground,
-    frame: Frame,
-    tiles: list[UtmTile],
-    seed: int,
-    workers: int,
-    progress: Progress,
+    folder: Path, ground: Ground, frame: Frame, tiles: list[UtmTile], seed: int, shop: Workshop
 ) -> list[SceneRecord]:
     """Write ``folder``/catalog.json and all scenes; returns what was written."""
     weathers = [weather_of(t, k, seed, frame.height * 10.0, frame.width * 10.0) for k, t in enumerate(TAKES)]
+    done, total = iter(range(1, len(tiles) * len(TAKES) + 1)), len(tiles) * len(TAKES)
     records: list[SceneRecord] = []
-    total = len(tiles) * len(TAKES)
     for tile in tiles:
         passes = [
-            Pass(k, take, weathers[k], tile, work / f"{tile.mgrs}-{k}", np.zeros(12, np.int64))
+            Pass(k, take, weathers[k], tile, shop.drafts / f"{tile.mgrs}-{k}", np.zeros(12, np.int64))
             for k, take in enumerate(TAKES)
         ]
-        records += _write_tile(folder, ground, frame, tile, passes, workers, lambda n: progress("scenes", n, total))
+        _render_tile(passes, ground, frame, shop.workers)
+        finished = ((one, folder, frame) for one in passes)
+        tell = partial(_tell_next, shop.progress, done, total)
+        records += [r for group in run_all(_finish, finished, shop.workers, tell) for r in group]
     records = sorted(records, key=lambda r: r.id)
     write_catalog(folder, records)
     return records
 
 
-def _write_tile(
-    folder: Path,
-    ground: Ground,
-    frame: Frame,
-    tile: UtmTile,
-    passes: list[Pass],
-    workers: int,
-    step: Callable[[int], None],
-) -> list[SceneRecord]:
+def _tell_next(progress: Progress, numbers: Iterator[int], total: int) -> None:
+    progress("scenes", next(numbers), total)
+
+
+def _render_tile(passes: list[Pass], ground: Ground, frame: Frame, workers: int) -> None:
     """All passes over one tile: each block of ground is gathered once and seen by every pass."""
+    tile = passes[0].tile
     files = [one.files() for one in passes]
     for y, x in blocks(slice(0, tile.height), slice(0, tile.width), BLOCK):
         scene = view(ground, *frame_pixels(tile, frame, _padded(y), _padded(x)))
-        run_all([partial(_render, one, f, scene, y, x) for one, f in zip(passes, files, strict=True)], workers)
+        run_all(_render, [(one, f, scene, y, x) for one, f in zip(passes, files, strict=True)], workers)
     for opened in files:
         for dataset in opened.values():
             dataset.close()
-    done = run_all([partial(_finish, one, folder, frame) for one in passes], workers, lambda: step(1))
-    return [record for group in done for record in group]
 
 
 def write_truth_of_scenes(path: Path, records: list[SceneRecord]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +13,32 @@ import rasterio
 import rasterio.features
 from numpy.typing import NDArray
 
-from geoflow.errors import SceneError
+from geoflow.errors import SceneError, StoreError
 from geoflow.sample import cog, corine, vectors
 from geoflow.sample.geography import CRS, Frame, border_of, counties_of, frame_of, ground_window, tiles_of
 from geoflow.sample.ground import Ground, blocks, drop_small_changes, make_ground
 from geoflow.sample.imagery import write_imagery, write_truth_of_scenes
 from geoflow.sample.landscape import PIXEL_M, Codes, Landscape
-from geoflow.sample.parallel import default_workers
+from geoflow.sample.parallel import Progress, Workshop, default_workers
 from geoflow.sample.patches import write_patches
 from geoflow.sample.stac import write_json
 
 GENERATOR_VERSION = "1"
-PATCHES = {"small": 320}
+PATCHES = 320
+WORK = ".work"
+_REGIONS = ("border.gpkg", "counties.gpkg")
+_FOLDERS = ("stac", "corine", "bigearthnet", "bigearthnet-lists", "truth", WORK)
+_BYTES_PER_PIXEL = 400
+"""Disk that a pixel of the frame takes at most, drafts included (measured: 210 in the end, 330 on the way)."""
 TRUTH_BLOCK = 2048
 GDAL_CACHE_BYTES = 256 * 2**20
 """GDAL would keep 5 % of the machine's memory in blocks of drafts."""
-Progress = Callable[[str, int, int], None]
 
 _README = """# The sample country
 
 Everything in this folder is synthetic. No satellite has seen this country, nobody lives in it, and the files only
-look like
-Sentinel-2, CORINE and BigEarthNet because they follow their formats. It was made by `geoflow sample` (size {size},
-seed {seed}), and the same command makes the same bytes again (`manifest.json` holds their sha256).
+look like Sentinel-2, CORINE and BigEarthNet because they follow their formats. It was made by `geoflow sample` (size
+{size}, seed {seed}), and the same command makes the same bytes again (`manifest.json` holds their sha256).
 
 | path | what |
 |---|---|
@@ -87,43 +90,91 @@ def make_sample(
     GridError
         If the size is unknown.
     SceneError
-        If the folder holds something already.
+        If the number of patches is negative.
+    StoreError
+        If the folder holds something else. The very same sample is left as it is; an unfinished one is made anew.
     """
     frame = frame_of(size)
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SceneError(f"{folder} is not an empty folder: name a new one, or remove it first")
-    count = PATCHES.get(size, 320) if patches is None else patches
+    count = PATCHES if patches is None else patches
     if count < 0:
-        raise SceneError(f"the number of patches must not be negative, as {count} is")
-    workers = workers or default_workers()
+        raise SceneError(f"patches must not be negative, as {count} is")
+    asked = {"seed": seed, "size": size, "patches": count, "generator_version": GENERATOR_VERSION}
+    finished = _finished(folder, asked)
+    if finished is not None:
+        return finished
+    work = _prepare(folder, frame)
     tell = progress or (lambda stage, done, total: None)
-    work = folder / ".work"
+    shop = Workshop(work, workers or default_workers(), tell)
     land = Landscape.found(seed, frame.height * PIXEL_M, frame.width * PIXEL_M)
     tiles = tiles_of(frame)
     _write_regions(folder, land, frame)
     tell("ground", 0, 1)
-    ground = make_ground(land, *ground_window(tiles, frame), work / "ground", workers)
+    ground = make_ground(land, *ground_window(tiles, frame), work / "ground", shop.workers)
     tell("ground", 1, 1)
     with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
         _write_truth(folder, work, ground, land, frame)
-        records = write_imagery(folder / "stac", work, ground, frame, tiles, seed, workers, tell)
+        records = write_imagery(folder / "stac", ground, frame, tiles, seed, shop)
     write_truth_of_scenes(folder / "truth" / "scenes.json", records)
     del ground
-    write_patches(folder / "bigearthnet", folder / "bigearthnet-lists", folder / "truth", count, seed, workers, tell)
-    shutil.rmtree(work)
+    write_patches(folder, count, seed, shop)
     names = ", ".join(f"{t.mgrs} of {t.width} x {t.height} px" for t in tiles)
     (folder / "README.md").write_text(_README.format(size=size, seed=seed, tiles=names), encoding="utf-8")
-    return _write_manifest(folder, size, seed)
+    shutil.rmtree(work / "ground")
+    manifest = {**asked, "files": _checksums(folder)}
+    write_json(folder / "manifest.json", manifest)
+    shutil.rmtree(work)
+    return manifest
+
+
+def _finished(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of the sample that is asked for, if the folder holds it already."""
+    path = folder / "manifest.json"
+    if not path.is_file() or (folder / WORK).exists():
+        return None
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    same = isinstance(manifest, dict) and all(manifest.get(k) == v for k, v in asked.items())
+    return manifest if same and all((folder / name).is_file() for name in manifest["files"]) else None
+
+
+def _prepare(folder: Path, frame: Frame) -> Path:
+    """Make the folder, or empty it of an unfinished sample; the folder for drafts in it marks it unfinished."""
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file: name a folder for the sample country")
+    try:
+        if (folder / WORK).is_dir():
+            _remove_parts(folder)
+        if folder.exists() and any(folder.iterdir()):
+            raise StoreError(f"{folder} is not empty and holds another thing: name another folder, or remove it first")
+        (folder / WORK).mkdir(parents=True)
+    except OSError as problem:
+        raise StoreError(f"{folder} cannot be written: {problem.strerror or problem}") from problem
+    free, needed = shutil.disk_usage(folder).free, frame.height * frame.width * _BYTES_PER_PIXEL
+    if free < needed:
+        shutil.rmtree(folder / WORK)
+        raise StoreError(f"{folder} has {free / 1e9:.1f} GB free, but this size needs {needed / 1e9:.1f} GB")
+    return folder / WORK
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove what a sample consists of, and nothing else; the mark of being unfinished goes last."""
+    for name in ("README.md", "manifest.json", *_REGIONS):
+        (folder / name).unlink(missing_ok=True)
+    for name in _FOLDERS:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
 
 
 def _write_regions(folder: Path, land: Landscape, frame: Frame) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     border = border_of(land, frame)
-    vectors.write_layer(folder / "border.gpkg", "border", [border], {"name": ["Sample country"]}, "MultiPolygon")
+    vectors.write_layer(folder / _REGIONS[0], "border", [border], {"name": ["Sample country"]}, "MultiPolygon")
     counties = counties_of(border, frame, land.seed)
     columns: dict[str, list[Any]] = {"code": [c for c, _, _ in counties], "name": [n for _, n, _ in counties]}
-    vectors.write_layer(folder / "counties.gpkg", "counties", [g for _, _, g in counties], columns, "MultiPolygon")
+    vectors.write_layer(folder / _REGIONS[1], "counties", [g for _, _, g in counties], columns, "MultiPolygon")
 
 
 def _inside(border: Any, frame: Frame, y: slice, x: slice) -> NDArray[np.bool_]:
@@ -179,15 +230,16 @@ def _write_changes(path: Path, patches: list[Any]) -> None:
 
 
 def _write_corine(path: Path, cells: corine.Cells, seed: int, frame: Frame) -> None:
-    drawn = corine.draw(cells, corine.Drawing(seed=seed))
+    drawn = corine.spill(corine.draw(cells, corine.Drawing(seed=seed)))
     shapes = corine.polygons(drawn, frame.transform_at(0, 0, corine.STEP))
     vectors.write_layer(path, "clc2018", [g for _, g in shapes], {"Code_18": [c for c, _ in shapes]}, "Polygon")
 
 
-def _write_manifest(folder: Path, size: str, seed: int) -> dict[str, Any]:
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        files[path.relative_to(folder).as_posix()] = hashlib.sha256(path.read_bytes()).hexdigest()
-    manifest = {"seed": seed, "size": size, "generator_version": GENERATOR_VERSION, "files": files}
-    write_json(folder / "manifest.json", manifest)
-    return manifest
+def _checksums(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of the sample, by relative path."""
+    found = sorted(p for p in folder.rglob("*") if p.is_file() and WORK not in p.relative_to(folder).parts)
+    sums = {}
+    for path in found:
+        with path.open("rb") as file:
+            sums[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums

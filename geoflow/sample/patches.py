@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import rasterio
+import rasterio.crs
 from affine import Affine
 from numpy.typing import NDArray
 
@@ -21,7 +21,7 @@ from geoflow.sample import noise as nz
 from geoflow.sample.ground import survey_block
 from geoflow.sample.landscape import Codes, Landscape
 from geoflow.sample.paint import Paint
-from geoflow.sample.parallel import run_all
+from geoflow.sample.parallel import Workshop, run_all
 from geoflow.sample.scenes import GSD, Sensor, View, Weather, cloud_field
 from geoflow.sample.signatures import BANDS, INDEX, VARIANTS
 from geoflow.sample.takes import Product, Take
@@ -42,6 +42,7 @@ _SCENES: tuple[tuple[str, str, int, float, float], ...] = (
     ("2017-09-24", "S2B", 93, 0.03, 0.6), ("2018-04-20", "S2A", 136, 0.02, 0.6), ("2018-05-08", "S2A", 93, 0.04, 0.3),
     ("2018-05-10", "S2A", 36, 0.02, 0.2), ("2018-02-04", "S2B", 136, 0.02, 0.5),
 )  # fmt: skip
+_SNOW_DAY = "2018-02-04"
 _TURNS = (0, 6, 1, 5, 3, 2, 4, 6, 1, 5, 0, 7, 2, 6, 4, 1, 3, 5, 0, 2)
 _EVERGREEN = ("spruce", "pine", "bog_pine", "juniper", "sapling")
 
@@ -115,25 +116,16 @@ class _Region:
         return slice(row * side, (row + 1) * side), slice(col * side, (col + 1) * side)
 
 
-def write_patches(
-    folder: Path,
-    lists: Path,
-    truth: Path,
-    count: int,
-    seed: int,
-    workers: int,
-    progress: Callable[[str, int, int], None],
-) -> list[Patch]:
-    """Write ``count`` patches under ``folder``, the official-style lists under ``lists``, and the wrong labels under
-    ``truth``."""
+def write_patches(folder: Path, count: int, seed: int, shop: Workshop) -> list[Patch]:
+    """Write ``count`` patches into a sample country, the official-style lists of bad ones, and the true labels."""
     done: list[Patch] = []
     per_region = (REGION * GROUP) ** 2
     for number in range(-(-count // per_region)):
         wanted = min(per_region, count - number * per_region)
         region = _Region(number, seed + 100_003 + number, -(-wanted // GROUP**2))
-        done += _write_region(folder, region, wanted, workers)
-        progress("patches", len(done), count)
-    _write_lists(lists, truth, done)
+        done += _write_region(folder / "bigearthnet", region, wanted, shop.workers)
+        shop.progress("patches", len(done), count)
+    _write_lists(folder / "bigearthnet-lists", folder / "truth", done)
     return done
 
 
@@ -149,14 +141,26 @@ def _write_region(folder: Path, region: _Region, wanted: int, workers: int) -> l
         before, _, paints[number] = survey_block(land, *wide)
         codes[y, x] = before[EDGE:-EDGE, EDGE:-EDGE]
 
-    run_all([partial(survey, n) for n in range(region.groups)], workers)
+    run_all(survey, ((n,) for n in range(region.groups)), workers)
     drawn = corine.draw(corine.Cells.of(codes), corine.Drawing(seed=region.seed))
-    labels = np.repeat(np.repeat(drawn, corine.STEP, axis=0), corine.STEP, axis=1)
-    tasks = [partial(_write_group, folder, region, n, paints[n], labels, wanted) for n in range(region.groups)]
-    return [p for group in run_all(tasks, workers) for p in group]
+    map_10m = np.repeat(np.repeat(drawn, corine.STEP, axis=0), corine.STEP, axis=1)
+    groups = ((folder, region, n, paints[n], map_10m, wanted) for n in range(region.groups))
+    return [p for group in run_all(_write_group, groups, workers) for p in group]
 
 
-def _write_group(folder: Path, region: _Region, number: int, paint: Paint, labels: Codes, wanted: int) -> list[Patch]:
+@dataclass(frozen=True)
+class _Scene:
+    """What a group of patches is cut from: rendered bands, with `EDGE` pixels around, and the map of the region."""
+
+    region: _Region
+    group: int
+    take: Take
+    bands: dict[str, NDArray[np.uint16]]
+    cloudy: NDArray[np.bool_]
+    map_10m: Codes
+
+
+def _write_group(folder: Path, region: _Region, number: int, paint: Paint, map_10m: Codes, wanted: int) -> list[Patch]:
     """Render the scene of a group and cut its patches."""
     y, x = region.group(number)
     wide = slice(y.start - EDGE, y.stop + EDGE), slice(x.start - EDGE, x.stop + EDGE)
@@ -167,14 +171,12 @@ def _write_group(folder: Path, region: _Region, number: int, paint: Paint, label
     weather = Weather(key, float(np.quantile(cloud_field(coarse, coarse, key), 1 - take.cloud)), region.seed, np.inf)
     sensor = Sensor(take, weather, _view(paint, *wide), (region.seed, which, number))
     bands = {name: sensor.band(name) for name in BANDS}
-    if take.day.endswith("02-04"):
+    if take.day == _SNOW_DAY:
         _snow(bands, sensor.material, region.seed)
-    out = []
-    for place in range(GROUP**2):
-        if number * GROUP**2 + place >= wanted:
-            break
-        out.append(_write_patch(folder, region, take, bands, sensor, labels, number, place))
-    return out
+    cloudy = (sensor.cloud > 0.15) | (sensor.shadow > 0.3)
+    scene = _Scene(region, number, take, bands, cloudy, map_10m)
+    places = range(min(GROUP**2, wanted - number * GROUP**2))
+    return [_write_patch(folder, scene, *divmod(place, GROUP)) for place in places]
 
 
 def _labels_of(codes: Codes) -> tuple[int, ...]:
@@ -183,52 +185,43 @@ def _labels_of(codes: Codes) -> tuple[int, ...]:
     return tuple(int(v) for v, n in zip(values, counts, strict=True) if n >= LABEL_SHARE * codes.size)
 
 
-def _write_patch(
-    folder: Path,
-    region: _Region,
-    take: Take,
-    bands: dict[str, NDArray[np.uint16]],
-    sensor: Sensor,
-    labels: Codes,
-    number: int,
-    place: int,
-) -> Patch:
-    r, c = divmod(place, GROUP)
-    y, x = region.group(number)
+def _write_patch(folder: Path, scene: _Scene, r: int, c: int) -> Patch:
+    """Cut the patch at row ``r`` and column ``c`` of a group, and write it."""
+    region, take = scene.region, scene.take
+    y, x = region.group(scene.group)
     row, col = y.start // PATCH + r, x.start // PATCH + c
-    name = f"{take.platform}_MSIL2A_{take.sensed}_{col + REGION * GROUP * (region.number % 4)}_{row + REGION * GROUP * (region.number // 4)}"
-    true = _labels_of(labels[row * PATCH : (row + 1) * PATCH, col * PATCH : (col + 1) * PATCH])
+    side = REGION * GROUP
+    place = f"{col + side * (region.number % 4)}_{row + side * (region.number // 4)}"
+    name = f"{take.platform}_MSIL2A_{take.sensed}_{place}"
+    true = _labels_of(scene.map_10m[row * PATCH : (row + 1) * PATCH, col * PATCH : (col + 1) * PATCH])
     given = _mistaken(true, nz.hash32(np.array([row]), np.array([col]), region.seed))
     left, top = region.left + col * PATCH * 10, region.top - row * PATCH * 10
     target = folder / name
     target.mkdir(parents=True, exist_ok=True)
-    for band, values in bands.items():
-        factor = GSD[band] // 10
-        size, edge = PATCH // factor, EDGE // factor
-        part = values[edge + r * size : edge + (r + 1) * size, edge + c * size : edge + (c + 1) * size]
-        _write_tif(target / f"{name}_{band}.tif", part, Affine(GSD[band], 0, left, 0, -GSD[band], top))
+    for band, values in scene.bands.items():
+        _write_tif(target / f"{name}_{band}.tif", _cut(values, r, c, GSD[band] // 10), GSD[band], left, top)
     _write_labels(target / f"{name}_labels_metadata.json", given, left, top, take)
-    cloud = sensor.cloud[EDGE + r * PATCH : EDGE + (r + 1) * PATCH, EDGE + c * PATCH : EDGE + (c + 1) * PATCH]
-    shadow = sensor.shadow[EDGE + r * PATCH : EDGE + (r + 1) * PATCH, EDGE + c * PATCH : EDGE + (c + 1) * PATCH]
-    cloudy = float(((cloud > 0.15) | (shadow > 0.3)).mean()) > CLOUDY_SHARE
-    return Patch(name, given, true, cloudy, take.day.endswith("02-04"))
+    cloudy = float(_cut(scene.cloudy, r, c, 1).mean()) > CLOUDY_SHARE
+    return Patch(name, given, true, cloudy, take.day == _SNOW_DAY)
 
 
-def _write_tif(path: Path, values: NDArray[np.uint16], transform: Affine) -> None:
-    with rasterio.open(
-        path, "w", driver="GTiff", height=values.shape[0], width=values.shape[1], count=1, dtype="uint16",
-        crs=_utm(), transform=transform,
-    ) as data:  # fmt: skip
+def _cut(values: NDArray[Any], r: int, c: int, factor: int) -> NDArray[Any]:
+    """One patch of a group's raster whose pixels are ``factor`` times 10 m wide."""
+    size, edge = PATCH // factor, EDGE // factor
+    return values[edge + r * size : edge + (r + 1) * size, edge + c * size : edge + (c + 1) * size]
+
+
+def _write_tif(path: Path, values: NDArray[np.uint16], gsd: int, left: float, top: float) -> None:
+    height, width = values.shape
+    transform = Affine(gsd, 0, left, 0, -gsd, top)
+    profile = {"driver": "GTiff", "height": height, "width": width, "count": 1, "dtype": "uint16"}
+    with rasterio.open(path, "w", crs=_utm(), transform=transform, **profile) as data:
         data.write(values, 1)
 
 
-_CACHE: dict[str, Any] = {}
-
-
-def _utm() -> Any:
-    if "crs" not in _CACHE:
-        _CACHE["crs"] = rasterio.crs.CRS.from_epsg(32635)
-    return _CACHE["crs"]
+@cache
+def _utm() -> rasterio.crs.CRS:
+    return rasterio.crs.CRS.from_epsg(32635)
 
 
 def _mistaken(true: tuple[int, ...], lot: NDArray[np.uint32]) -> tuple[int, ...]:
