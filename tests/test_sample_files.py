@@ -68,11 +68,9 @@ def test_the_manifest_names_every_file_and_its_bytes(country):
     assert not (country / WORK).exists()
 
 
-def test_same_bytes_from_any_number_of_threads_and_others_from_another_seed(country, tmp_path):
+def test_the_same_bytes_from_any_number_of_threads(country, tmp_path):
     again = make_sample(tmp_path / "again", SIZE, patches=20, workers=1)
     assert again == json.loads((country / "manifest.json").read_text("utf-8"))
-    other = make_sample(tmp_path / "other", SIZE, seed=7, patches=0)
-    assert other["files"]["truth/landcover_2018.tif"] != again["files"]["truth/landcover_2018.tif"]
 
 
 def test_a_finished_sample_is_kept_and_an_unfinished_one_made_anew(country, tmp_path, monkeypatch):
@@ -338,7 +336,7 @@ def test_pixels_alone_do_not_give_the_classes_away(country):
     """A quick look at the difficulty; `test_difficulty_of_the_small_country` measures it in full."""
     with rasterio.open(country / "truth" / "landcover_2018.tif") as source:
         truth, transform = source.read(1), source.transform
-    scenes = difficulty.read_scenes(country, (truth.shape[0], truth.shape[1]), transform)
+    scenes = difficulty.read_scenes(country, *truth.shape, transform)
     assert len(scenes) == sum(t.epoch == 2018 for t in TAKES)
     best = min(scenes, key=lambda s: s.cloud)
     rgb = np.where(best.bands == difficulty.NODATA, np.nan, best.bands)[[3, 2, 1]].astype(np.float32)
