@@ -81,6 +81,7 @@ def _whole_job(country: Path) -> dict[str, Any]:
             "held_out_block_px": 128,
             "held_out_share": 0.25,
             "options": {
+                "context_steps": 20,
                 "decoder_steps": 0,
                 "steps": 8,
                 "batch": 4,

@@ -17,16 +17,16 @@ from geoflow.modelfile import CARD_FILE, WEIGHTS_FILE, ModelCard, TrainedModel, 
 
 BANDS = ("B02", "B03")
 CODES = (111, 211, 512)
-OPTIONS = {"decoder_channels": [16, 16, 8, 8, 8], "pixel_channels": 8}
+OPTIONS = {"decoder_channels": [16, 16, 8, 8, 8], "context_channels": 8}
 
 
 @pytest.fixture(scope="module")
 def trained() -> TrainedModel:
     with nets.reproducible(0):
-        net = nets.build_segmenter("pixel-unet", "resnet18", 4, len(CODES), **OPTIONS)
+        net = nets.build_segmenter("context-unet", "resnet18", 4, len(CODES), **OPTIONS)
     inputs = InputSpec(BANDS, ("spring", "summer"), (1.0, 2.0, 3.0, 4.0), (1.0, 1.0, 2.0, 2.0))
     record = {"held_out": {"block_px": 256, "share": 0.2, "seed": 0, "blocks": [[0, 1]]}}
-    card = ModelCard("segmenter", "pixel-unet", "resnet18", OPTIONS, inputs, CODES, legend("corine"), 96, 16, record)
+    card = ModelCard("segmenter", "context-unet", "resnet18", OPTIONS, inputs, CODES, legend("corine"), 96, 16, record)
     return TrainedModel(card, net.state_dict())
 
 

@@ -12,7 +12,7 @@ from geoflow.errors import ModelError
 RGB = ("B04", "B03", "B02")
 
 
-@pytest.mark.parametrize("architecture", ["unet", "pixel-unet"])
+@pytest.mark.parametrize("architecture", ["unet", "context-unet"])
 def test_a_segmenter_answers_for_every_pixel(architecture: str) -> None:
     net = nets.build_segmenter(architecture, "resnet18", 4, 7, decoder_channels=[32, 16, 16, 16, 16]).eval()
     with torch.inference_mode():
@@ -32,7 +32,7 @@ def test_timm_encoders_work_by_name() -> None:
 
 
 def test_unknown_names_are_errors_that_say_what_is_known() -> None:
-    with pytest.raises(ModelError, match="pixel-unet"):
+    with pytest.raises(ModelError, match="context-unet"):
         nets.build_segmenter("yu-net", "resnet18", 3, 2)
     with pytest.raises(ModelError, match="resnet51"):
         nets.build_classifier("resnet51", 3, 2)
@@ -44,7 +44,7 @@ def test_unknown_names_are_errors_that_say_what_is_known() -> None:
 
 def test_the_classifiers_encoder_moves_into_the_unet() -> None:
     classifier = nets.build_classifier("resnet18", 3, 5)
-    segmenter = nets.build_segmenter("pixel-unet", "resnet18", 6, 4)
+    segmenter = nets.build_segmenter("context-unet", "resnet18", 6, 4)
     assert nets.transfer_encoder(classifier.state_dict(), RGB, segmenter, RGB * 2) == 1.0
     source, moved = classifier.encoder.eval(), segmenter.encoder.eval()
     one_date = torch.randn(1, 3, 64, 64)

@@ -269,7 +269,7 @@ def test_class_weights_are_capped_and_average_to_one() -> None:
 @pytest.fixture(scope="module")
 def fitted() -> TrainedModel:
     cube, _, labels = country()
-    ours = dataclasses.replace(SMALL, architecture=SegmenterOptions.architecture, pixel_steps=160, steps=20, lr=1e-3)
+    ours = dataclasses.replace(SMALL, architecture=SegmenterOptions.architecture, context_steps=120, steps=100, lr=3e-3)
     return fit_segmenter(cube, labels, CORINE, BANDS, PERIODS, ours, held_out=HeldOut(64, 0.2, 0))
 
 

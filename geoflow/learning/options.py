@@ -110,7 +110,7 @@ class SegmenterOptions:
     encoder_lr_share: float = 0.5
     weight_decay: float = 1e-3
     level_weights: tuple[float, ...] | None = None
-    robustness: float = 0.1
+    robustness: float = 0.4
     max_class_weight: float = 1.0
     border_px: int = 0
     rarity: float = 0.3
