@@ -35,7 +35,7 @@ def write_json(path: Path, values: Any) -> None:
     """Write JSON so that the file is either the old one or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     draft.replace(path)
 
 
