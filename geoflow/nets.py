@@ -141,6 +141,20 @@ def _encoder(name: str, channels: int) -> nn.Module:
         ) from None
 
 
+def check_names(architecture: str, encoder: str) -> None:
+    """See that a segmenter of these names could be built, before any work.
+
+    Raises
+    ------
+    ModelError
+        Naming what is known.
+    """
+    if architecture not in ARCHITECTURES or ARCHITECTURES[architecture].kind != "segmenter":
+        known = sorted(name for name, a in ARCHITECTURES.items() if a.kind == "segmenter")
+        raise ModelError(f"unknown architecture {architecture!r} of a segmenter; this geoflow knows {known}")
+    _encoder(encoder, 3)
+
+
 def _classifier(encoder: str, channels: int, classes: int, dropout: float = 0.2) -> nn.Module:
     return Classifier(_encoder(encoder, channels), classes, dropout)
 

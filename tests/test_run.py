@@ -315,7 +315,7 @@ def test_status_and_plan_of_a_finished_run(finished):
         ("imagery.epochs.2018.spring=1999-01-01/1999-02-01", "no scene for 1999-01-01"),
         ("labels.source=nothing.gpkg", "labels.source: there is no"),
         ("labels.column=Code_99", "Code_99"),
-        ("area={bbox: [10, 40, 10.1, 40.1]}", "imagery.epochs.2018"),
+        ("area={bbox: [10, 40, 10.1, 40.1]}", "labels: "),
         ("train.options={stepz: 1}", "train.options.stepz: unknown key; accepted here:"),
         ("train.options={steps: many}", "train.options.steps:"),
         ("train.options={encoder: resnet51}", "resnet51"),

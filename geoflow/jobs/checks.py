@@ -31,7 +31,7 @@ def check_job(flow: Flow, console: Console) -> None:
     if flow.job.classifier is not None:
         _ = flow.classifier_options
     if flow.job.train is not None:
-        _ = flow.segmenter_options
+        _check_net(flow)
     if flow.job.predict is not None and flow.job.predict.model is not None:
         _check_model(flow)
     check_writable(flow.out)
@@ -57,6 +57,19 @@ def _check_labels(flow: Flow) -> None:
         check_labels(section.source, flow.area, flow.legend, section.column)
     except GeoflowError as error:
         raise JobError(f"labels: {error}") from error
+
+
+def _check_net(flow: Flow) -> None:
+    """The net that is to be trained can be built; not asked again once it is trained, since torch loads slowly."""
+    options = flow.segmenter_options
+    if flow.receipts.read("train", "model") is not None:
+        return
+    from geoflow import nets
+
+    try:
+        nets.check_names(options.architecture, options.encoder)
+    except GeoflowError as error:
+        raise JobError(f"train.options: {error}") from error
 
 
 def _check_model(flow: Flow) -> None:
