@@ -59,7 +59,7 @@ class Receipts:
         """The receipt, or None if there is none that can be read (one cut short counts as none)."""
         try:
             return dict(json.loads(self.path(stage, key).read_text(encoding="utf-8")))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
             return None
 
     def write(
