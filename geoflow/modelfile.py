@@ -11,9 +11,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -246,6 +248,41 @@ def save_model(folder: str | Path, trained: TrainedModel) -> str:
     return sha256
 
 
+@dataclass(frozen=True)
+class ModelHeader:
+    """What a model folder holds, checked, without its weights in memory."""
+
+    path: Path
+    sha256: str
+    card: ModelCard
+    parameters: int
+
+
+def read_header(folder: str | Path, sha256: str | None = None) -> ModelHeader:
+    """Read and check a model folder, all but the weights themselves; cached per process by place and content.
+
+    Needs no torch, which takes seconds to import: a run that finds its maps done asks no more than this.
+
+    Parameters
+    ----------
+    folder : path
+    sha256 : str, optional
+        The model that is expected here.
+
+    Raises
+    ------
+    ModelError
+        If a file is missing or damaged, or the content is not the expected one.
+    """
+    path = Path(folder).resolve()
+    found = _read_card(path).get("sha256")
+    if not isinstance(found, str):
+        raise ModelError(f"{path / CARD_FILE} lacks the sha256 of the weights")
+    if sha256 is not None and found != sha256:
+        raise ModelError(f"{path} holds the model {found[:12]}, not {sha256[:12]} that was asked for")
+    return _header_checked(path, found)
+
+
 def load_model(folder: str | Path, sha256: str | None = None) -> LoadedModel:
     """Read and check a model folder; cached per process by place and content.
 
@@ -261,41 +298,51 @@ def load_model(folder: str | Path, sha256: str | None = None) -> LoadedModel:
         If a file is missing or damaged, the content is not the expected one, or the model is not one that this geoflow
         can run. Nothing from the folder is executed.
     """
-    path = Path(folder).resolve()
-    card = _read_card(path)
-    found = card.get("sha256")
-    if not isinstance(found, str):
-        raise ModelError(f"{path / CARD_FILE} lacks the sha256 of the weights")
-    if sha256 is not None and found != sha256:
-        raise ModelError(f"{path} holds the model {found[:12]}, not {sha256[:12]} that was asked for")
-    return _load_checked(path, found)
+    header = read_header(folder, sha256)
+    return _load_checked(header.path, header.sha256)
 
 
 @functools.lru_cache(maxsize=8)
-def _load_checked(path: Path, sha256: str) -> LoadedModel:
-    from safetensors import SafetensorError, safe_open
-
+def _header_checked(path: Path, sha256: str) -> ModelHeader:
     weights = path / WEIGHTS_FILE
     if not weights.is_file():
         raise ModelError(f"{path} lacks {WEIGHTS_FILE}: the model was not copied completely")
     if _sha256(weights) != sha256:
         raise ModelError(f"{weights} is damaged or was exchanged: its sha256 is not the one in {CARD_FILE}")
     card = {k: v for k, v in _read_card(path).items() if k != "sha256"}
-    try:
-        with safe_open(weights, framework="pt") as file:
-            inside = (file.metadata() or {}).get("geoflow")
-            # Cloned, because tensors of an open file are views of a map that dies with it.
-            state = {key: file.get_tensor(key).clone() for key in sorted(file.keys())}
-    except SafetensorError as error:
-        raise ModelError(f"{weights} is not a readable safetensors file: {error}") from None
+    with _open_weights(weights, "np") as file:
+        inside = (file.metadata() or {}).get("geoflow")
+        parameters = sum(math.prod(file.get_slice(key).get_shape()) for key in list(file.keys()))
     if inside != _canonical(card):
         raise ModelError(f"{path / CARD_FILE} was changed after training; restore it or train the model again")
     try:
-        trained = TrainedModel(ModelCard.from_dict(card), state)
+        return ModelHeader(path, sha256, ModelCard.from_dict(card), parameters)
+    except GeoflowError as error:
+        raise ModelError(f"{path}: {error}") from None
+
+
+@functools.lru_cache(maxsize=8)
+def _load_checked(path: Path, sha256: str) -> LoadedModel:
+    with _open_weights(path / WEIGHTS_FILE, "pt") as file:
+        # Cloned, because tensors of an open file are views of a map that dies with it.
+        state = {key: file.get_tensor(key).clone() for key in sorted(file.keys())}
+    trained = TrainedModel(_header_checked(path, sha256).card, state)
+    try:
         trained.build()
     except GeoflowError as error:
         raise ModelError(f"{path}: {error}") from None
     return LoadedModel(path, sha256, trained)
+
+
+@contextmanager
+def _open_weights(weights: Path, framework: str) -> Iterator[Any]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, framework=framework) as file:
+            yield file
+    except SafetensorError as error:
+        raise ModelError(f"{weights} is not a readable safetensors file: {error}") from None
 
 
 def _read_card(path: Path) -> dict[str, Any]:

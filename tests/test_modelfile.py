@@ -13,7 +13,7 @@ from geoflow import nets
 from geoflow.errors import ModelError
 from geoflow.inputs import InputSpec
 from geoflow.legends import legend
-from geoflow.modelfile import CARD_FILE, WEIGHTS_FILE, ModelCard, TrainedModel, load_model, save_model
+from geoflow.modelfile import CARD_FILE, WEIGHTS_FILE, ModelCard, TrainedModel, load_model, read_header, save_model
 
 BANDS = ("B02", "B03")
 CODES = (111, 211, 512)
@@ -44,6 +44,9 @@ def test_what_goes_in_comes_out(trained: TrainedModel, tmp_path: Path) -> None:
     assert loaded.trained.state.keys() == trained.state.keys()
     for key, value in loaded.trained.state.items():
         assert torch.equal(value, trained.state[key])
+    header = read_header(tmp_path / "deep" / "model")
+    assert (header.card, header.sha256) == (loaded.card, sha256)
+    assert header.parameters == sum(value.numel() for value in trained.state.values())
     x = torch.randn(1, 4, 64, 64)
     with torch.inference_mode():
         assert torch.equal(loaded.trained.build()(x), trained.build()(x))

@@ -191,6 +191,16 @@ def test_a_second_run_does_nothing(own_copy):
     assert summary_of(out)["accuracy"]["map"]["level1"] is not None
 
 
+def test_a_second_run_needs_no_torch(own_copy):
+    """It takes seconds to import, and a run that has nothing to do should answer at once."""
+    job, out = own_copy
+    done = geoflow("run", job, "--out", out, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0, done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "geoflow.jobs.flow" in imported
+    assert not imported & {"torch", "distributed", "matplotlib"}
+
+
 @pytest.mark.parametrize("stage", ["imagery", "predict", "change"])
 def test_a_lost_receipt_costs_one_task_and_changes_no_byte(own_copy, stage):
     job, out = own_copy

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlparse
 
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry, box
+from shapely import STRtree
 
 from geoflow.errors import CatalogError, SceneError
 from geoflow.imagery.catalog import Catalog, is_remote
@@ -155,14 +156,31 @@ def footprint(item: Item) -> Geometry:
     raise SceneError(f"scene {item.get('id')!r} has neither geometry nor bbox")
 
 
-def items_on(items: Sequence[Item], geobox: GeoBox) -> tuple[Item, ...]:
-    """The scenes that may hold pixels of a GeoBox, in their order.
+class FootprintIndex:
+    """Scenes by place: asked once per tile of a country, where trying every scene for every tile would take hours.
 
-    Footprints in catalogs are simplified, so the test is generous by about a kilometre; a scene that only comes near
-    costs one file header per band and contributes nodata.
+    Parameters
+    ----------
+    items : sequence of Item
     """
-    extent = geobox.geographic_extent.buffer(_GEOBOX_MARGIN_DEG)
-    return tuple(item for item in items if footprint(item).intersects(extent))
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = tuple(items)
+        self._tree = STRtree([footprint(item).geom for item in self._items])
+
+    def on(self, geobox: GeoBox) -> tuple[Item, ...]:
+        """The scenes that may hold pixels of a GeoBox, in their order.
+
+        Footprints in catalogs are simplified, so the test is generous by about a kilometre; a scene that only comes
+        near costs one file header per band and contributes nodata.
+        """
+        extent = geobox.geographic_extent.buffer(_GEOBOX_MARGIN_DEG)
+        return tuple(self._items[i] for i in sorted(self._tree.query(extent.geom, predicate="intersects")))
+
+
+def items_on(items: Sequence[Item], geobox: GeoBox) -> tuple[Item, ...]:
+    """The scenes that may hold pixels of one GeoBox, in their order; see `FootprintIndex.on`."""
+    return FootprintIndex(items).on(geobox)
 
 
 def asset_href(item: Item, band: str, catalog: Catalog) -> str:

@@ -16,17 +16,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from odc.geo.geom import Geometry
-
-from geoflow.errors import GeoflowError, JobError
-from geoflow.grid import Grid, Tile
+from geoflow.errors import JobError
 from geoflow.jobs import work
 from geoflow.jobs.layout import change_group, imagery_group, label_group, map_group
-from geoflow.jobs.scenes import Scenes, find_scenes, identity
+from geoflow.jobs.resolved import ResolvedJob
+from geoflow.jobs.scenes import identity
 from geoflow.jobs.spec import Job
 from geoflow.jobs.tasks import Task
-from geoflow.store.receipts import Receipts, digest
-from geoflow.store.zarr import Store, describe_grid
+from geoflow.store.receipts import digest
+from geoflow.store.zarr import describe_grid
 
 VERSIONS = {
     "imagery": 1,
@@ -56,172 +54,31 @@ class Stage:
     prepare: Callable[[], None] = lambda: None
 
 
-class Flow:
-    """A job on its way to an output folder.
+class Flow(ResolvedJob):
+    """A job on its way to an output folder: its stages and their tasks.
 
     Parameters
     ----------
-    job : Job
-    out : Path
-        The output folder; nothing is written before `prepare_output`.
-    limit : int, optional
-        Only the first so many tiles.
-    refresh : bool
-        Search the catalog again.
+    job, out, limit, refresh
+        See `ResolvedJob`.
     """
 
     def __init__(self, job: Job, out: Path, limit: int | None = None, refresh: bool = False) -> None:
-        self.job, self.out, self.limit, self.refresh = job, out, limit, refresh
-        self.receipts = Receipts(out / "receipts")
-        self.store_path = out / "country.zarr"
-
-    # --- what the job says, resolved ---------------------------------------------------------------------------------
-
-    @cached_property
-    def area(self) -> Geometry:
-        """The area as one geometry, in the CRS it came in."""
-        from geoflow.jobs.area import read_area
-
-        return read_area(self.job.area)
-
-    @cached_property
-    def grid(self) -> Grid:
-        """The national grid over the area."""
-        section = self.job.grid
-        return Grid.cover(self.area, section.crs, section.resolution_m, section.tile, section.chunk)
-
-    @cached_property
-    def tiles(self) -> list[Tile]:
-        """The tiles that meet the area, in row order."""
-        return list(self.grid.tiles(self.area))[: self.limit]
-
-    @cached_property
-    def catalog(self) -> Any:
-        """The catalog of the imagery section."""
-        from geoflow.imagery import load_catalog
-
-        section = self._section("imagery")
-        catalog = load_catalog(section.catalog, section.url)
-        catalog.check_bands(section.bands)
-        return catalog
-
-    @cached_property
-    def scenes(self) -> dict[str, Scenes]:
-        """The frozen scenes of each epoch."""
-        section = self._section("imagery")
-        found = find_scenes(section, self.catalog, self.area, self.out / "scenes", self.refresh)
-        return {s.epoch: s for s in found}
-
-    @cached_property
-    def legend(self) -> Any:
-        """The legend of the labels; of the model where there are none."""
-        from geoflow.legends import legend
-        from geoflow.modelfile import load_model
-
-        if self.job.labels is not None:
-            return legend(self.job.labels.legend)
-        if self.job.predict is not None and self.job.predict.model is not None:
-            return load_model(self.job.predict.model).card.legend
-        return legend("corine")
-
-    @cached_property
-    def border(self) -> bytes:
-        """The area as WKB, for the tasks."""
-        return bytes(self.area.geom.wkb)
-
-    @cached_property
-    def store(self) -> Store:
-        """The national store, created if need be."""
-        return Store.create(self.store_path, self.grid)
-
-    @cached_property
-    def composite_options(self) -> Any:
-        """The imagery section as options of `geoflow.imagery`, for each epoch."""
-        from geoflow.imagery import CompositeOptions, Period
-
-        section = self._section("imagery")
-        return {
-            epoch: CompositeOptions(
-                periods=tuple(Period(name, p.start, p.end) for name, p in periods.items()),
-                bands=section.bands,
-                scl_masked=section.mask_scl,
-                dilate_m=section.mask_dilate_m,
-                method=section.composite,
-                loader=section.loader,
-            )
-            for epoch, periods in section.epochs.items()
-        }
-
-    @cached_property
-    def held_out(self) -> Any:
-        """The blocks that training never learns from; of the model's record where a trained model is used."""
-        from geoflow.learning.samples import HeldOut
-        from geoflow.modelfile import load_model
-
-        if self.job.train is not None:
-            return HeldOut(self.job.train.held_out_block_px, self.job.train.held_out_share, self.job.seed)
-        if self.job.predict is not None and self.job.predict.model is not None:
-            record = load_model(self.job.predict.model).card.training.get("held_out")
-            return None if not record else HeldOut(record["block_px"], record["share"], record["seed"])
-        return None
-
-    @cached_property
-    def classifier_options(self) -> Any:
-        """Training options of the classifier."""
-        from geoflow.learning.options import ClassifierOptions
-
-        options = self._section("classifier").options
-        return _options(ClassifierOptions, "classifier.options", {"seed": self.job.seed, **options})
-
-    @cached_property
-    def segmenter_options(self) -> Any:
-        """Training options of the segmenter; its encoder is the classifier's."""
-        from geoflow.learning.options import SegmenterOptions
-
-        options = {"seed": self.job.seed, **self._section("train").options}
-        if self.job.classifier is not None:
-            options.setdefault("encoder", self.classifier_options.encoder)
-        return _options(SegmenterOptions, "train.options", options)
-
-    @property
-    def model_folder(self) -> Path:
-        """Where the segmenter is: the one given, or the one that this run trains."""
-        given = None if self.job.predict is None else self.job.predict.model
-        return given or self.out / "model"
-
-    def model_sha256(self) -> str | None:
-        """The sha256 of the model's weights, or None while it is not trained.
-
-        A model that this run trains counts only with a valid receipt: an old one would otherwise be mapped with.
-        """
-        from geoflow.modelfile import load_model
-
-        if self.job.predict is not None and self.job.predict.model is not None:
-            return load_model(self.model_folder).sha256
-        task = self._train_tasks()[0]
-        receipt = self.receipts.valid(task.stage, task.key, task.id)
-        return None if receipt is None else str(receipt["sha256"])
-
-    def _section(self, name: str) -> Any:
-        section = getattr(self.job, name)
-        if section is None:
-            raise JobError(f"{name}: the job has no such section, but another needs it")
-        return section
-
-    # --- stages ------------------------------------------------------------------------------------------------------
+        super().__init__(job, out, limit, refresh)
+        self._predict_tasks_of: dict[str | None, list[Task]] = {}
 
     def stages(self) -> list[Stage]:
         """The job's stages, in the order in which they run."""
         job, flow = self.job, []
         if job.imagery:
-            flow.append(Stage("imagery", "Composites", self._imagery_tasks, self._prepare_imagery))
+            flow.append(Stage("imagery", "Composites", lambda: self._imagery_tasks, self._prepare_imagery))
         if job.labels:
-            flow.append(Stage("labels", "Labels", self._label_tasks, self._prepare_labels))
+            flow.append(Stage("labels", "Labels", lambda: self._label_tasks, self._prepare_labels))
         if job.classifier:
-            flow.append(Stage("patches", "Patches", self._patch_tasks))
-            flow.append(Stage("classifier", "Classifier", self._classifier_tasks))
+            flow.append(Stage("patches", "Patches", lambda: self._patch_tasks))
+            flow.append(Stage("classifier", "Classifier", lambda: self._classifier_tasks))
         if job.train:
-            flow.append(Stage("train", "U-Net", self._train_tasks))
+            flow.append(Stage("train", "U-Net", lambda: self._train_tasks))
         if job.predict:
             flow.append(Stage("predict", "Maps", self._predict_tasks, self._prepare_maps))
         if job.change:
@@ -230,8 +87,25 @@ class Flow:
             flow.append(Stage("evaluate", "Accuracy", self._evaluate_tasks))
         return flow
 
+    def model_sha256(self) -> str | None:
+        """The sha256 of the model's weights, or None while it is not trained.
+
+        A model that this run trains counts only with a valid receipt: an old one would otherwise be mapped with.
+        """
+        from geoflow.modelfile import read_header
+
+        if self.job.predict is not None and self.job.predict.model is not None:
+            return read_header(self.model_folder).sha256
+        task = self._train_tasks[0]
+        receipt = self.receipts.valid(task.stage, task.key, task.id)
+        return None if receipt is None else str(receipt["sha256"])
+
+    @cached_property
+    def _grid_described(self) -> dict[str, Any]:
+        return describe_grid(self.grid)
+
     def _task(self, stage: str, key: str, parts: list[Any], doing: Any) -> Task:
-        return Task(stage, key, digest(stage, VERSIONS[stage], describe_grid(self.grid), parts), doing)
+        return Task(stage, key, digest(stage, VERSIONS[stage], self._grid_described, parts), doing)
 
     def _prepare_imagery(self) -> None:
         for epoch, options in self.composite_options.items():
@@ -240,6 +114,7 @@ class Flow:
             coords = {"period": list(periods), "band": list(options.bands)}
             self.store.ensure_group(imagery_group(epoch, coords, attrs))
 
+    @cached_property
     def _imagery_tasks(self) -> list[Task]:
         tasks = []
         for epoch, options in self.composite_options.items():
@@ -253,11 +128,12 @@ class Flow:
         return tasks
 
     def _prepare_labels(self) -> None:
-        section = self._section("labels")
+        section = self.section("labels")
         self.store.ensure_group(label_group(section.name, self.legend, section.source.name))
 
+    @cached_property
     def _label_tasks(self) -> list[Task]:
-        section = self._section("labels")
+        section = self.section("labels")
         stamp = _file_stamp(section.source)
         tasks = []
         for tile in self.tiles:
@@ -268,8 +144,9 @@ class Flow:
             tasks.append(self._task("labels", f"{section.name}/{tile.id}", parts, doing))
         return tasks
 
+    @cached_property
     def _patch_tasks(self) -> list[Task]:
-        section, bands = self._section("classifier"), self._section("imagery").bands
+        section, bands = self.section("classifier"), self.section("imagery").bands
         stamps = [_file_stamp(p) for p in (section.source, *section.exclude)]
         doing = work.PatchesWork(section.source, section.exclude, bands, self.patch_legend, self.out / "patches.zarr")
         return [self._task("patches", "patches", [stamps, list(bands), self.patch_legend.to_dict()], doing)]
@@ -281,20 +158,22 @@ class Flow:
 
         return legend("corine")
 
+    @cached_property
     def _classifier_tasks(self) -> list[Task]:
-        bands, options = self._section("imagery").bands, self.classifier_options
+        bands, options = self.section("imagery").bands, self.classifier_options
         doing = work.ClassifierWork(
             self.out / "patches.zarr", bands, self.patch_legend, options, self.out / "classifier"
         )
-        parts = [self._patch_tasks()[0].id, dataclasses.asdict(options)]
+        parts = [self._patch_tasks[0].id, dataclasses.asdict(options)]
         return [self._task("classifier", "classifier", _plain(parts), doing)]
 
+    @cached_property
     def _train_tasks(self) -> list[Task]:
-        labels, options = self._section("labels"), self.segmenter_options
-        imagery_ids = [t.id for t in self._imagery_tasks() if t.key.startswith(f"{labels.epoch}/")]
-        label_ids = [t.id for t in self._label_tasks()]
+        labels, options = self.section("labels"), self.segmenter_options
+        imagery_ids = [t.id for t in self._imagery_tasks if t.key.startswith(f"{labels.epoch}/")]
+        label_ids = [t.id for t in self._label_tasks]
         encoder = self.out / "classifier" if self.job.classifier else None
-        encoder_id = self._classifier_tasks()[0].id if self.job.classifier else None
+        encoder_id = self._classifier_tasks[0].id if self.job.classifier else None
         parts = [imagery_ids, label_ids, encoder_id, dataclasses.asdict(options), dataclasses.asdict(self.held_out)]
         doing = work.TrainWork(
             self.store_path,
@@ -314,15 +193,21 @@ class Flow:
             self.store.ensure_group(map_group(epoch, self.legend, attrs))
 
     def _predict_tasks(self) -> list[Task]:
+        # Made anew once the model is trained: the ids are those of its weights.
         sha256 = self.model_sha256()
+        if sha256 not in self._predict_tasks_of:
+            self._predict_tasks_of = {sha256: self._make_predict_tasks(sha256)}
+        return self._predict_tasks_of[sha256]
+
+    def _make_predict_tasks(self, sha256: str | None) -> list[Task]:
         halo = self._model_halo() if sha256 else 0
-        imagery = {t.key: t.id for t in self._imagery_tasks()}
+        imagery = {t.key: t.id for t in self._imagery_tasks}
+        border = digest(self.border.hex())
         tasks = []
         for epoch in self.job.mapped_epochs:
             for tile in self.tiles:
                 near = [f"{epoch}/{t.id}" for t in tile.neighbourhood(halo)]
                 read = [imagery[key] for key in near if key in imagery]
-                parts = [epoch, tile.id, sha256, read, digest(self.border.hex())]
                 doing = work.PredictWork(
                     self.store_path,
                     tile.id,
@@ -333,16 +218,16 @@ class Flow:
                     self.border,
                     str(self.area.crs),
                 )
-                tasks.append(self._task("predict", f"{epoch}/{tile.id}", parts, doing))
+                tasks.append(self._task("predict", f"{epoch}/{tile.id}", [epoch, tile.id, sha256, read, border], doing))
         return tasks
 
     def _model_halo(self) -> int:
-        from geoflow.modelfile import load_model
+        from geoflow.modelfile import read_header
 
-        return load_model(self.model_folder).card.window_px
+        return read_header(self.model_folder).card.window_px
 
     def _prepare_change(self) -> None:
-        section = self._section("change")
+        section = self.section("change")
         attrs = {
             "before": section.before,
             "after": section.after,
@@ -355,10 +240,10 @@ class Flow:
     def mmu_px(self) -> int:
         """The smallest patch of change that is kept, in pixels."""
         pixel_ha = self.grid.resolution_m**2 / 1e4
-        return max(1, round(self._section("change").mmu_ha / pixel_ha))
+        return max(1, round(self.section("change").mmu_ha / pixel_ha))
 
     def _change_tasks(self) -> list[Task]:
-        section, level = self._section("change"), self.legend.levels[-1]
+        section, level = self.section("change"), self.legend.levels[-1]
         maps = self._map_ids()
         tasks = []
         for tile in self.tiles:
@@ -382,7 +267,7 @@ class Flow:
         """Ids of the map's tasks: as planned, or, where this job makes no map, as an earlier run left them."""
         if self.job.predict is not None:
             return {t.key: t.id for t in self._predict_tasks()}
-        section = self._section("change")
+        section = self.section("change")
         found = {}
         for epoch in (section.before, section.after):
             for tile in self.tiles:
@@ -395,17 +280,20 @@ class Flow:
         return found
 
     def _evaluate_tasks(self) -> list[Task]:
-        section, labels = self._section("evaluate"), self.job.labels
+        section, labels = self.section("evaluate"), self.job.labels
         change = self.job.change
         if change is not None and not {change.before, change.after} <= set(section.truth):
             change = None
         against = {labels.epoch: f"labels/{labels.name}"} if labels and labels.epoch in section.truth else {}
         stamps = {epoch: _file_stamp(path) for epoch, path in section.truth.items()}
-        maps, tasks = self._map_ids(), []
-        label_ids = {t.key: t.id for t in self._label_tasks()} if labels else {}
-        change_ids = {t.key: t.id for t in self._change_tasks()} if change else {}
+        read_by_tile = _by_tile(
+            self._map_ids(),
+            {t.key: t.id for t in self._label_tasks} if labels else {},
+            {t.key: t.id for t in self._change_tasks()} if change else {},
+        )
+        tasks = []
         for tile in self.tiles:
-            read = [ids[k] for ids in (maps, label_ids, change_ids) for k in ids if k.endswith(tile.id)]
+            read = read_by_tile.get(tile.id, [])
             doing = work.EvaluateWork(
                 self.store_path,
                 tile.id,
@@ -420,21 +308,13 @@ class Flow:
         return tasks
 
 
-def _options(kind: type, key: str, values: dict[str, Any]) -> Any:
-    """Options of a room from the job's plain values, with unknown names and wrong types refused."""
-    from pydantic import TypeAdapter, ValidationError
-
-    known = [field.name for field in dataclasses.fields(kind)]
-    if unknown := sorted(set(values) - set(known)):
-        raise JobError(f"{key}.{unknown[0]}: unknown key; accepted here: {', '.join(known)}")
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(p) for p in first["loc"])
-        raise JobError(f"{key}.{name}: {first['msg']}, not {first['input']!r}") from None
-    except GeoflowError as error:
-        raise JobError(f"{key}: {error}") from None
+def _by_tile(*stages: dict[str, str]) -> dict[str, list[str]]:
+    """Ids of tasks whose keys end in a tile's id, by tile, in order."""
+    found: dict[str, list[str]] = {}
+    for ids in stages:
+        for key, task_id in ids.items():
+            found.setdefault(key.rsplit("/", 1)[-1], []).append(task_id)
+    return found
 
 
 def _plain(values: Any) -> Any:

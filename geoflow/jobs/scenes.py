@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from geoflow.store.receipts import digest, write_json
 if TYPE_CHECKING:
     from geoflow.grid import Tile
     from geoflow.imagery import Catalog
+    from geoflow.imagery.items import FootprintIndex
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,13 @@ class Scenes:
 
     def on(self, tile: Tile) -> tuple[dict[str, Any], ...]:
         """The scenes whose footprint meets a tile."""
-        from geoflow.imagery.items import items_on
+        return tuple(dict(item) for item in self._index.on(tile.geobox))
 
-        return tuple(dict(item) for item in items_on(self.items, tile.geobox))
+    @cached_property
+    def _index(self) -> FootprintIndex:
+        from geoflow.imagery.items import FootprintIndex
+
+        return FootprintIndex(self.items)
 
     def ledger(self) -> dict[str, list[dict[str, Any]]]:
         """What people are told: used scenes with the decisions made for them, refused ones with the reason."""

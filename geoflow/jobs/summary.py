@@ -133,9 +133,9 @@ def _change(receipts: Mapping[str, Mapping[str, Any]], flow: Flow) -> dict[str, 
 
 
 def _model(flow: Flow) -> dict[str, Any]:
-    from geoflow.modelfile import load_model
+    from geoflow.modelfile import read_header
 
-    model = load_model(flow.model_folder)
+    model = read_header(flow.model_folder)
     card = model.card
     return {
         "architecture": card.architecture,
@@ -143,7 +143,7 @@ def _model(flow: Flow) -> dict[str, Any]:
         "classes": list(card.codes),
         "bands": list(card.inputs.bands),
         "periods": list(card.inputs.periods),
-        "parameters": int(sum(t.numel() for t in model.trained.state.values())),
+        "parameters": model.parameters,
         "sha256": model.sha256,
         "training": dict(card.training),
     }
