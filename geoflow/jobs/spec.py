@@ -123,6 +123,9 @@ class Imagery(Section):
     max_cloud_percent: float = Field(60.0, ge=0, le=100, description="scenes that claim more cloud are not read")
     mask_scl: tuple[int, ...] = Field((0, 1, 3, 8, 9, 10), description="SCL classes that are not used")
     mask_dilate_m: float = Field(60.0, ge=0, description="margin around clouds and shadows, in metres")
+    mask_speck_m: float = Field(
+        50.0, ge=0, description="clouds and shadows narrower than this get no margin: mostly roofs and rivers"
+    )
     composite: Literal["median"] = Field("median", description="how clear observations become one value")
     loader: Literal["stackstac", "odc-stac"] = Field("stackstac", description="which library reads the scenes")
 
