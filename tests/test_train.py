@@ -28,7 +28,7 @@ from geoflow.learning.samples import (
     survey,
 )
 from geoflow.learning.train import ClassifierOptions, SegmenterOptions, fit_classifier, fit_segmenter
-from geoflow.legends import legend
+from geoflow.legends import Legend, LegendClass, legend
 from geoflow.modelfile import TrainedModel, save_model
 
 CORINE = legend("corine")
@@ -235,6 +235,17 @@ def test_the_loss_sums_probabilities_up_the_levels(q: float) -> None:
     p = logits.softmax(1).permute(0, 2, 3, 1).numpy()
     expected = [naive_loss(p[at], int(target[at]), q) for at in np.ndindex(2, 3, 4) if target[at] != IGNORE]
     assert float(loss(logits, target)) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_robustness_runs_from_the_coarsest_level_to_the_deepest() -> None:
+    assert HierarchyLoss(CORINE, CODES, np.ones(5, np.float32), None, (0.6, 0.2)).robustness == pytest.approx(
+        (0.6, 0.4, 0.2)
+    )
+    assert HierarchyLoss(CORINE, CODES, np.ones(5, np.float32), None, 0.3).robustness == pytest.approx((0.3,) * 3)
+    flat = Legend("flat", (LegendClass(4, "grass", (0, 0, 0)), LegendClass(5, "bare", (9, 9, 9))))
+    assert HierarchyLoss(flat, (4, 5), np.ones(2, np.float32), None, (0.6, 0.2)).robustness == pytest.approx((0.2,))
+    with pytest.raises(ModelError, match=r"0\.\.1, not \(1\.2, 0\.2\)"):
+        HierarchyLoss(CORINE, CODES, np.ones(5, np.float32), None, (1.2, 0.2))
 
 
 def test_the_loss_survives_hopeless_pixels() -> None:

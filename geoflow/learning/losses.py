@@ -33,10 +33,11 @@ class HierarchyLoss(nn.Module):
         Weight of a pixel by its labelled class.
     level_weights : sequence of float, optional
         Weight of each level, coarsest first; all 1 by default.
-    robustness : float
+    robustness : float, or a pair of them
         The q of the generalised cross-entropy (1 - p^q) / q (Zhang and Sabuncu 2018, "Generalized Cross Entropy Loss
         for Training Deep Neural Networks with Noisy Labels", eq. 6): 0 is cross-entropy -log p, 1 the absolute error,
-        which a wrong label hardly moves.
+        which a wrong label hardly moves. A pair runs evenly from the coarsest level to the deepest: a wrong label is
+        plain on the coarse levels, while on the deepest a large q would take every rare class for a mistake.
 
     Raises
     ------
@@ -53,16 +54,14 @@ class HierarchyLoss(nn.Module):
         classes: Sequence[int],
         weights: NDArray[np.float32],
         level_weights: Sequence[float] | None,
-        robustness: float,
+        robustness: float | tuple[float, float],
     ) -> None:
         super().__init__()
         levels = legend.levels
         self.level_weights = tuple(level_weights) if level_weights is not None else (1.0,) * len(levels)
         if len(self.level_weights) != len(levels):
             raise ModelError(f"{len(self.level_weights)} level weights for the {len(levels)} levels of {legend.name!r}")
-        if not 0 <= robustness <= 1:
-            raise ModelError(f"robustness must be within 0..1, not {robustness}")
-        self.robustness = robustness
+        self.robustness = _per_level(robustness, len(levels))
         groups = [np.array([legend.ancestor(c, level) for c in classes]) for level in levels]
         # member[level, a, b]: 1 where class b lies in the same group as class a, seen from that level.
         member = np.stack([group[:, None] == group[None, :] for group in groups]).astype(np.float32)
@@ -81,15 +80,25 @@ class HierarchyLoss(nn.Module):
         probability = log_p.exp()
         weight = self.weights[label]
         total = flat.new_zeros(())
-        for member, level_weight in zip(self.member[:-1], self.level_weights[:-1], strict=True):
+        coarser = zip(self.member[:-1], self.level_weights[:-1], self.robustness[:-1], strict=True)
+        for member, level_weight, q in coarser:
             # The summed probability of the label's group. Where it underflows, the deepest level still teaches.
             group = (probability * member[label]).sum(dim=1).clamp_min(1e-12).log()
-            total = total + level_weight * (weight * self._penalty(group)).sum()
+            total = total + level_weight * (weight * _penalty(group, q)).sum()
         deepest = log_p.gather(1, label[:, None])[:, 0]
-        total = total + self.level_weights[-1] * (weight * self._penalty(deepest)).sum()
+        total = total + self.level_weights[-1] * (weight * _penalty(deepest, self.robustness[-1])).sum()
         return total / (weight.sum() * sum(self.level_weights))
 
-    def _penalty(self, log_p: Tensor) -> Tensor:
-        if self.robustness == 0:
-            return -log_p
-        return (1 - torch.exp(self.robustness * log_p)) / self.robustness
+
+def _penalty(log_p: Tensor, q: float) -> Tensor:
+    if q == 0:
+        return -log_p
+    return (1 - torch.exp(q * log_p)) / q
+
+
+def _per_level(robustness: float | tuple[float, float], levels: int) -> tuple[float, ...]:
+    """The q of each level, coarsest first; a legend of one level has only a deepest one."""
+    coarsest, deepest = robustness if isinstance(robustness, tuple) else (robustness, robustness)
+    if not 0 <= min(coarsest, deepest) <= max(coarsest, deepest) <= 1:
+        raise ModelError(f"robustness must be within 0..1, not {robustness}")
+    return tuple(deepest + (coarsest - deepest) * up / max(1, levels - 1) for up in reversed(range(levels)))

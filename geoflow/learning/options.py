@@ -74,9 +74,9 @@ class SegmenterOptions:
     weight_decay : float
     level_weights : tuple of float, optional
         Weight of each level's loss, coarsest first; all 1 by default.
-    robustness : float
+    robustness : float, or a pair of them
         0 is cross-entropy; towards 1 the loss forgives labels that the net finds very unlikely (generalised
-        cross-entropy), because some of them are wrong.
+        cross-entropy), because some of them are wrong. A pair runs from the coarsest level to the deepest.
     max_class_weight : float
         Cap of the inverse-square-root class weights; 1 switches them off.
     border_px : int
@@ -110,7 +110,7 @@ class SegmenterOptions:
     encoder_lr_share: float = 0.5
     weight_decay: float = 1e-3
     level_weights: tuple[float, ...] | None = None
-    robustness: float = 0.4
+    robustness: float | tuple[float, float] = (0.6, 0.2)
     max_class_weight: float = 1.0
     border_px: int = 0
     rarity: float = 0.3
