@@ -13,14 +13,7 @@ peer      odc.stac.load(...).where(...).median("time") as its users write it
 
 from __future__ import annotations
 
-import argparse
-import ctypes
-import gc
-import json
-import statistics
 import tempfile
-import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -32,6 +25,7 @@ import numpy as np
 import pystac
 import rasterio
 import rasterio.shutil
+from measuring import command_line, measure, report
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import box
 from rasterio.transform import from_origin
@@ -47,27 +41,20 @@ LEFT, TOP, EPSG = 500_000, 5_200_020, 32633
 
 def main() -> None:
     """Run all variants, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = command_line(__doc__, SIZES)
     side, scenes, repeats = SIZES[arguments.size]
     with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="threads", num_workers=THREADS):
         items = make_scenes(Path(folder), side, scenes)
-        rows = [measure(name, run, side, repeats) for name, run in variants(items, side).items()]
-    seconds = {row["name"]: row["seconds"] for row in rows}
+        pixels = side * side * len(BANDS)
+        rows = [measure(name, run, pixels, repeats) for name, run in variants(items, side).items()]
+    seconds = {row.name: row.seconds for row in rows}
     ratios = {
         "time_over_floor": seconds["ours"] / seconds["floor"],
         "speed_over_usual": seconds["usual"] / seconds["ours"],
         "speed_over_peer": seconds["peer"] / seconds["ours"],
     }
-    print(f"{side} x {side} px, {scenes} scenes, {len(BANDS)} bands, {THREADS} threads, median of {repeats}")
-    for row in rows:
-        print(f"{row['name']:>8}  {row['seconds']:8.2f} s  {row['mpx_per_s']:8.1f} Mpx/s  {row['peak_mb']:8.0f} MB")
-    for name, value in ratios.items():
-        print(f"{name:>18}  {value:.2f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows, "ratios": ratios}, indent=1))
+    title = f"{side} x {side} px, {scenes} scenes, {len(BANDS)} bands, {THREADS} threads, median of {repeats}"
+    report(title, rows, ratios, arguments.json)
 
 
 def make_scenes(folder: Path, side: int, scenes: int) -> list[dict[str, Any]]:
@@ -166,53 +153,6 @@ def with_odc(items: list[dict[str, Any]], keys: list[str], geobox: GeoBox) -> An
     chunks = {"x": 1024, "y": 1024}
     cube = odc.stac.load(ready, bands=[*keys, "scl"], geobox=geobox, chunks=chunks, dtype="uint16", nodata=0)
     return cube[keys].where(~cube.scl.isin([0, 1, 3, 8, 9, 10])).median("time").compute()
-
-
-def measure(name: str, run: Callable[[], Any], side: int, repeats: int) -> dict[str, Any]:
-    """Median time of some runs after a first one, and the growth of this process's memory at its highest."""
-    run()
-    seconds, peaks = [], []
-    for _ in range(repeats):
-        with PeakMemory() as memory:
-            start = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - start)
-        peaks.append(memory.peak_mb)
-    middle = statistics.median(seconds)
-    mpx = side * side * len(BANDS) / 1e6
-    return {"name": name, "seconds": middle, "mpx_per_s": mpx / middle, "peak_mb": statistics.median(peaks)}
-
-
-class PeakMemory:
-    """Highest resident memory above the start, sampled every 10 ms."""
-
-    def __enter__(self) -> PeakMemory:
-        gc.collect()
-        if hasattr(ctypes.CDLL(None), "malloc_trim"):  # else what an earlier run left would hide what this one needs
-            ctypes.CDLL(None).malloc_trim(0)
-        self._base = self._peak = resident_mb()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    @property
-    def peak_mb(self) -> float:
-        """Megabytes above what was resident at the start."""
-        return self._peak - self._base
-
-    def _watch(self) -> None:
-        while not self._done.wait(0.01):
-            self._peak = max(self._peak, resident_mb())
-
-
-def resident_mb() -> float:
-    """Resident memory of this process, from Linux."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
 
 
 if __name__ == "__main__":

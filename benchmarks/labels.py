@@ -14,12 +14,8 @@ patches   geoflow.labels.read_patches: the same TIFFs interpolated to 10 m, with
 
 from __future__ import annotations
 
-import argparse
 import json
-import statistics
 import tempfile
-import time
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ import pyogrio.raw
 import rasterio
 import rasterio.features
 import shapely
+from measuring import command_line, measure, report
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import BoundingBox
 from rasterio.transform import from_origin
@@ -47,10 +44,7 @@ PATCH_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B
 
 def main() -> None:
     """Run all variants, print a table, write JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="small")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = command_line(__doc__, SIZES)
     side, polygons, patches, repeats = SIZES[arguments.size]
     with tempfile.TemporaryDirectory() as folder:
         source = make_polygons(Path(folder) / "national.gpkg", polygons)
@@ -60,19 +54,14 @@ def main() -> None:
         files = patches * 120 * 120 * len(PATCH_BANDS)
         pixels |= {name: (run, files) for name, run in patch_variants(root).items()}
         rows = [measure(name, run, count, repeats) for name, (run, count) in pixels.items()]
-    seconds = {row["name"]: row["seconds"] for row in rows}
+    seconds = {row.name: row.seconds for row in rows}
     ratios = {
         "time_over_floor": seconds["ours"] / seconds["floor"],
         "speed_over_usual": seconds["usual"] / seconds["ours"],
         "patches_over_decode": seconds["decode"] / seconds["patches"],
     }
-    print(f"{side} x {side} px, {polygons} polygons in the file, {patches} patches, median of {repeats}")
-    for row in rows:
-        print(f"{row['name']:>8}  {row['seconds']:8.3f} s  {row['mpx_per_s']:8.1f} Mpx/s  {row['peak_mb']:8.0f} MB")
-    for name, value in ratios.items():
-        print(f"{name:>20}  {value:.2f}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows, "ratios": ratios}, indent=1))
+    title = f"{side} x {side} px, {polygons} polygons in the file, {patches} patches, median of {repeats}"
+    report(title, rows, ratios, arguments.json)
 
 
 def make_polygons(path: Path, count: int) -> Path:
@@ -146,21 +135,6 @@ def patch_variants(root: Path) -> dict[str, Callable[[], Any]]:
                 src.read(1)
 
     return {"decode": decode, "patches": lambda: read_patches(root, PATCH_BANDS, "corine")}
-
-
-def measure(name: str, run: Callable[[], Any], pixels: int, repeats: int) -> dict[str, Any]:
-    """Median seconds over the repeats, after one run that is not timed and whose allocations are counted."""
-    tracemalloc.start()
-    run()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    seconds = statistics.median(times)
-    return {"name": name, "seconds": seconds, "mpx_per_s": pixels / seconds / 1e6, "peak_mb": peak / 1e6}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,71 @@
+"""What the runner adds to the work: tasks that do nothing, through the whole way from plan to receipt.
+
+    python benchmarks/running.py [--size small|tile] [--json FILE]
+
+floor     the same tasks one after the other in this process: work and receipt, no cluster
+ours      geoflow.jobs.runner.run_tasks on a local cluster of two processes: a sliding window of futures, a receipt each
+usual     client.map of all tasks at once and a gather, as users write it
+
+Memory is that of this process, which holds the client and the scheduler. Mpx/s count tiles of 512 x 512 px.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from distributed import Client, LocalCluster
+from measuring import command_line, measure, report
+
+from geoflow.jobs.runner import Outcome, run_tasks
+from geoflow.jobs.tasks import Done, Task, perform
+from geoflow.store.receipts import digest
+
+SIZES = {"small": (500, 2), "tile": (20_000, 1)}  # tasks, repeats
+TILE_PX = 512 * 512
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Work that does nothing."""
+
+    def __call__(self) -> Done:
+        """Nothing."""
+        return Done()
+
+
+def main() -> None:
+    """Run all variants, print a table, write JSON."""
+    arguments = command_line(__doc__, SIZES)
+    count, repeats = SIZES[arguments.size]
+    tasks = [Task("bench", f"t{n:06d}", digest("bench", n), Nothing()) for n in range(count)]
+    with (
+        tempfile.TemporaryDirectory() as name,
+        LocalCluster(2, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+    ):
+        folder = Path(name)
+
+        def ours() -> None:
+            outcome = run_tasks(client, tasks, folder, Outcome(), lambda task: None)
+            if outcome.done != count:
+                raise SystemExit(f"{count - outcome.done} tasks did not end well: {outcome.failed[:1]}")
+
+        variants = {
+            "floor": lambda: [perform(task, folder) for task in tasks],
+            "ours": ours,
+            "usual": lambda: client.gather(client.map(perform, tasks, folder=folder, pure=False)),
+        }
+        rows = [measure(name, run, count * TILE_PX, repeats) for name, run in variants.items()]
+    seconds = {row.name: row.seconds for row in rows}
+    ratios = {
+        "ms_per_task": 1e3 * seconds["ours"] / count,
+        "time_over_floor": seconds["ours"] / seconds["floor"],
+        "speed_over_usual": seconds["usual"] / seconds["ours"],
+    }
+    report(f"{count} tasks that do nothing, 2 workers, median of {repeats}", rows, ratios, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
