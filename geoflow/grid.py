@@ -69,6 +69,15 @@ class Tile:
             slice(max(0, self.x.start - pad_px), min(width, self.x.stop + pad_px)),
         )
 
+    def chunks(self) -> list[tuple[slice, slice]]:
+        """National pixel slices (y, x) of the tile's chunks, in row order."""
+        size = self.grid.chunk
+        return [
+            (slice(top, min(top + size, self.y.stop)), slice(left, min(left + size, self.x.stop)))
+            for top in range(self.y.start, self.y.stop, size)
+            for left in range(self.x.start, self.x.stop, size)
+        ]
+
     def neighbourhood(self, pad_px: int) -> list[Tile]:
         """The tiles that a read with ``pad_px`` pixels of margin touches, this one included, in row order."""
         y, x = self.padded(pad_px)

@@ -28,12 +28,26 @@ def test_a_pixel_changes_where_both_maps_are_sure_and_differ() -> None:
     after = np.array([[311, 211, 211, 211, 0]], np.uint16)
     sure = np.array([[90, 90, 50, 255, 90]], np.uint8)
     also = np.array([[90, 90, 90, 90, 255]], np.uint8)
-    state, came, went, confidence = change(before, after, sure, also, min_confidence=60, mmu_px=1)
+    joint = joint_confidence(sure, also)
+    state, came, went, confidence = change(before, after, joint, min_confidence=60, mmu_px=1)
     assert state.tolist() == [[UNCHANGED, CHANGED, UNCHANGED, UNOBSERVED, UNOBSERVED]]
     assert came.tolist() == [[0, 311, 0, 0, 0]]
     assert went.tolist() == [[0, 211, 0, 0, 0]]
     assert confidence.tolist() == [[81, 81, 45, 255, 255]]
     assert (state.dtype, came.dtype, confidence.dtype) == (np.uint8, np.uint16, np.uint8)
+
+
+def test_a_confidence_of_another_source_is_taken_as_it_is() -> None:
+    maps = [a_map(seed, (9, 11)) for seed in (1, 2)]
+    given = xr.DataArray(np.full((9, 11), 80, np.uint8), dims=("y", "x"))
+    given[0, 0] = 255
+    found = detect_change(*maps, min_confidence=70, confidence=given)
+    both = (maps[0].level3 != 0).values & (maps[1].level3 != 0).values
+    both[0, 0] = False
+    differ = (maps[0].level3 != maps[1].level3).values
+    assert ((found.change.values == CHANGED) == (both & differ)).all()
+    assert ((found.change.values == UNOBSERVED) == ~both).all()
+    assert (detect_change(*maps, min_confidence=81, confidence=given).change.values != CHANGED).all()
 
 
 def test_joint_confidence_is_the_product() -> None:

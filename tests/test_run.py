@@ -22,6 +22,7 @@ from geoflow.errors import GeoflowError, JobError
 from geoflow.jobs.plan import make_plan
 
 Jobs = Callable[..., Path]
+EPOCHS = ("2018", "2024")
 
 
 def geoflow(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -109,12 +110,15 @@ def test_change_is_where_both_maps_differ(finished):
     _, out = finished
     country = gf.open(out)
     change = country["change/2018-2024"]
-    before, after = (country[f"map/{epoch}/level3"].values for epoch in ("2018", "2024"))
+    before, after = (country[f"map/{epoch}/level3"].values for epoch in EPOCHS)
     changed = change["change"].values == 2
     assert (before[changed] != after[changed]).all()
     np.testing.assert_array_equal(change["from_code"].values[changed], before[changed])
     np.testing.assert_array_equal(change["to_code"].values[changed], after[changed])
-    np.testing.assert_array_equal(change["change"].values == 0, (before == 0) | (after == 0))
+    seen = [(country[f"imagery/{epoch}/reflectance"] != -32768).all(("period", "band")).values for epoch in EPOCHS]
+    unobserved = (before == 0) | (after == 0) | ~seen[0] | ~seen[1]
+    np.testing.assert_array_equal(change["change"].values == 0, unobserved)
+    np.testing.assert_array_equal(change["confidence"].values == 255, unobserved)
 
 
 def test_the_summary_says_what_happened(finished):
@@ -123,7 +127,7 @@ def test_the_summary_says_what_happened(finished):
     assert summary["status"] == "complete"
     assert summary["failed"] == []
     stages = summary["stages"]
-    assert list(stages) == ["imagery", "labels", "patches", "classifier", "train", "predict", "change", "evaluate"]
+    assert list(stages) == ["imagery", "labels", "patches", "classifier", "train", "predict", "differences", "change", "evaluate"]
     for stage in stages.values():
         assert (stage["done"], stage["skipped"], stage["failed"]) == (stage["tasks"], 0, 0)
     for kind in ("map", "labels"):
@@ -270,7 +274,7 @@ def test_a_trained_model_is_used_instead_of_training(finished, tiny_job, tmp_pat
     _, out = finished
     job = tiny_job("labels", "classifier", "train", "evaluate", predict={"model": str(out / "model")})
     summary = gf.run(gf.load_job(job), tmp_path / "out", cluster="threads")
-    assert list(summary["stages"]) == ["imagery", "predict", "change"]
+    assert list(summary["stages"]) == ["imagery", "predict", "differences", "change"]
     ours, theirs = gf.open(tmp_path / "out"), gf.open(out)
     for name in ("map/2018/level3", "map/2024/confidence", "change/2018-2024/change"):
         np.testing.assert_array_equal(ours[name].values, theirs[name].values)

@@ -33,7 +33,8 @@ VERSIONS = {
     "classifier": 1,
     "train": 1,
     "predict": 1,
-    "change": 1,
+    "differences": 1,
+    "change": 2,
     "evaluate": 1,
 }
 """Versions of what each stage computes. A release that changes the pixels of a stage raises its number, so that outputs
@@ -81,6 +82,8 @@ class Flow(ResolvedJob):
             flow.append(Stage("train", "U-Net", lambda: self._train_tasks))
         if job.predict:
             flow.append(Stage("predict", "Maps", self._predict_tasks, self._prepare_maps))
+        if self.spectral_change:
+            flow.append(Stage("differences", "Differences", lambda: self._differences_tasks()))
         if job.change:
             flow.append(Stage("change", "Change", self._change_tasks, self._prepare_change))
         if job.evaluate:
@@ -231,6 +234,7 @@ class Flow(ResolvedJob):
         attrs = {
             "before": section.before,
             "after": section.after,
+            "method": "spectral" if self.spectral_change else "post-classification",
             "min_confidence_percent": section.min_confidence,
             "mmu_ha": section.mmu_ha,
         }
@@ -242,14 +246,31 @@ class Flow(ResolvedJob):
         pixel_ha = self.grid.resolution_m**2 / 1e4
         return max(1, round(self.section("change").mmu_ha / pixel_ha))
 
+    def _differences_tasks(self) -> list[Task]:
+        section, level, seed = self.section("change"), self.legend.levels[-1], self.job.seed
+        epochs = (section.before, section.after)
+        imagery = [t.id for t in self._imagery_tasks if t.key.split("/")[0] in epochs]
+        tiles = tuple(t.id for t in self.tiles)
+        doing = work.DifferencesWork(
+            self.store_path,
+            tiles,
+            (f"imagery/{section.before}", f"imagery/{section.after}"),
+            f"map/{section.before}",
+            level,
+            seed,
+            self.out / "differences.json",
+        )
+        return [self._task("differences", "differences", [level, seed, imagery, self._map_ids()], doing)]
+
     def _change_tasks(self) -> list[Task]:
         section, level = self.section("change"), self.legend.levels[-1]
         maps = self._map_ids()
+        learned = self._differences_tasks()[0].id if self.spectral_change else None
         tasks = []
         for tile in self.tiles:
             near = tile.neighbourhood(self.mmu_px)
             read = [maps.get(f"{e}/{t.id}") for e in (section.before, section.after) for t in near]
-            parts = [tile.id, section.before, section.after, level, section.min_confidence, self.mmu_px, read]
+            parts = [tile.id, section.before, section.after, level, section.min_confidence, self.mmu_px, read, learned]
             doing = work.ChangeWork(
                 self.store_path,
                 tile.id,
@@ -259,6 +280,8 @@ class Flow(ResolvedJob):
                 level,
                 section.min_confidence,
                 self.mmu_px,
+                (f"imagery/{section.before}", f"imagery/{section.after}"),
+                self.out / "differences.json" if learned else None,
             )
             tasks.append(self._task("change", f"{section.before}-{section.after}/{tile.id}", parts, doing))
         return tasks

@@ -149,6 +149,21 @@ class ResolvedJob:
         given = None if self.job.predict is None else self.job.predict.model
         return given or self.out / "model"
 
+    @property
+    def spectral_change(self) -> bool:
+        """Whether change is judged by the scenes too, not by the maps alone."""
+        change, imagery = self.job.change, self.job.imagery
+        if change is None or change.method == "post-classification":
+            return False
+        if imagery is not None and {change.before, change.after} <= set(imagery.epochs):
+            return True
+        if change.method == "spectral":
+            raise JobError(
+                f"change.method: spectral reads the composites of {change.before} and {change.after}, which this job "
+                "does not make; add them to imagery.epochs or say post-classification"
+            )
+        return False
+
     def section(self, name: str) -> Any:
         """A section of the job that must be there."""
         section = getattr(self.job, name)

@@ -192,7 +192,14 @@ class Change(Section):
 
     before: Name = Field(alias="from", description="the earlier epoch")
     after: Name = Field(alias="to", description="the later epoch")
-    min_confidence: int = Field(50, ge=0, le=100, description="both epochs must be this sure, in per cent")
+    method: Literal["auto", "spectral", "post-classification"] = Field(
+        "auto",
+        description="`spectral`: classes differ and the scenes too, more than is usual for the class; "
+        "`post-classification`: classes differ; `auto`: spectral where the job has imagery",
+    )
+    min_confidence: int = Field(
+        50, ge=0, le=100, description="least probability of a change; of both maps being right, for post-classification"
+    )
     mmu_ha: float = Field(0.5, ge=0, description="smaller patches of change are dropped, in hectares")
 
     @model_validator(mode="after")

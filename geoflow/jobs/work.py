@@ -6,6 +6,7 @@ receipt. Heavy imports happen in the worker, when the work is done.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -246,9 +247,60 @@ class PredictWork(TileWork):
         return Done(content, files)
 
 
+SAMPLED_CHUNKS, SAMPLED_STEP = 96, 3
+"""Usual differences are learned from so many chunks of a country, every so many pixels along both axes."""
+
+
+@dataclass(frozen=True)
+class DifferencesWork:
+    """A sample of two epochs to the differences that are usual for each class, for the change stage."""
+
+    store: Path
+    tiles: tuple[str, ...]
+    imagery: tuple[str, str]
+    map: str
+    level: int
+    seed: int
+    target: Path
+
+    def __call__(self) -> Done:
+        from geoflow.mapping.spectral import SpectralChange
+        from geoflow.store.receipts import write_json
+        from geoflow.store.zarr import open_for_writing
+
+        store = open_for_writing(self.store)
+        regions = [region for name in self.tiles for region in store.grid.tile_by_id(name).chunks()]
+        order = np.random.default_rng(self.seed).permutation(len(regions))[:SAMPLED_CHUNKS]
+        samples = (self._sample(store, *regions[at]) for at in sorted(order))
+        learned = SpectralChange.fit(samples)
+        write_json(self.target, learned.to_dict())
+        return Done({"classes": sorted(learned.mean), "changed_share": learned.share[1]}, (self.target,))
+
+    def _sample(self, store: Store, y: slice, x: slice) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        differences, known = _difference(store, self.imagery, y, x)
+        codes = store.dataset(self.map)[f"level{self.level}"].isel(y=y, x=x).values
+        every = (slice(None, None, SAMPLED_STEP),) * 2
+        classes = np.where(known, codes, 0)[every]
+        return differences[:, *every].reshape(len(differences), -1), classes.reshape(-1)
+
+
+def _difference(
+    store: Store, imagery: tuple[str, str], y: slice, x: slice
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    from geoflow.mapping.spectral import difference
+
+    before, after = (
+        store.dataset(group)["reflectance"].isel(y=y, x=x).compute(scheduler="threads").values for group in imagery
+    )
+    return difference(before, after)
+
+
 @dataclass(frozen=True)
 class ChangeWork(TileWork):
-    """Two maps to the change between them, for one tile."""
+    """Two maps to the change between them, for one tile.
+
+    With ``differences``, a file of `DifferencesWork`, only what also changed in the scenes of ``imagery`` counts.
+    """
 
     before: str
     after: str
@@ -256,6 +308,8 @@ class ChangeWork(TileWork):
     level: int
     min_confidence: int
     mmu_px: int
+    imagery: tuple[str, str]
+    differences: Path | None
 
     def __call__(self) -> Done:
         from geoflow.mapping.change import detect_change
@@ -264,7 +318,8 @@ class ChangeWork(TileWork):
         # A patch of fewer than mmu_px pixels that reaches into the tile ends within mmu_px pixels of it.
         y, x = tile.padded(self.mmu_px)
         before, after = (store.dataset(group).isel(y=y, x=x) for group in (self.before, self.after))
-        change = detect_change(before, after, self.level, self.min_confidence, self.mmu_px)
+        probability = self._probability(store, tile, before)
+        change = detect_change(before, after, self.level, self.min_confidence, self.mmu_px, probability)
         inner = {
             "y": slice(tile.y.start - y.start, tile.y.stop - y.start),
             "x": slice(tile.x.start - x.start, tile.x.stop - x.start),
@@ -272,6 +327,22 @@ class ChangeWork(TileWork):
         arrays = _compute(change.isel(inner))
         files = _written(store, self.group, tile, arrays)
         return Done({"transitions": _transitions(arrays), "states": _counts(arrays["change"])}, files)
+
+    def _probability(self, store: Store, tile: Tile, before: xr.Dataset) -> xr.DataArray | None:
+        """The chance of a change in the tile and its margin, from the scenes; None without ``differences``."""
+        from geoflow.mapping.spectral import HALO_PX, SpectralChange
+
+        if self.differences is None:
+            return None
+        learned = SpectralChange.from_dict(json.loads(self.differences.read_text(encoding="utf-8")))
+        (wide_y, wide_x), (y, x) = tile.padded(self.mmu_px + HALO_PX), tile.padded(self.mmu_px)
+        inner = (
+            slice(y.start - wide_y.start, y.stop - wide_y.start),
+            slice(x.start - wide_x.start, x.stop - wide_x.start),
+        )
+        differences, known = _difference(store, self.imagery, wide_y, wide_x)
+        classes = before[f"level{self.level}"]
+        return classes.copy(data=learned.probability(differences[:, *inner], known[inner], classes.values))
 
 
 def _transitions(arrays: Mapping[str, NDArray[Any]]) -> list[list[int]]:

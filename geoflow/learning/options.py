@@ -98,8 +98,8 @@ class SegmenterOptions:
     decoder_channels: tuple[int, ...] = (128, 64, 48, 32, 32)
     context_channels: int = 48
     context_steps: int = 600
-    decoder_steps: int = 30
-    steps: int = 70
+    decoder_steps: int = 20
+    steps: int = 50
     context_batch: int = 32
     context_window_px: int = 64
     batch: int = 8
@@ -110,7 +110,7 @@ class SegmenterOptions:
     encoder_lr_share: float = 0.5
     weight_decay: float = 1e-3
     level_weights: tuple[float, ...] | None = None
-    robustness: float | tuple[float, float] = (0.6, 0.2)
+    robustness: float | tuple[float, float] = (0.8, 0.2)
     max_class_weight: float = 1.0
     border_px: int = 0
     rarity: float = 0.3

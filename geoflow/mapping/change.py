@@ -41,8 +41,7 @@ def drop_small(changed: NDArray[np.bool_], mmu_px: int) -> NDArray[np.bool_]:
 def change(
     before: NDArray[np.unsignedinteger[Any]],
     after: NDArray[np.unsignedinteger[Any]],
-    before_confidence: NDArray[np.uint8],
-    after_confidence: NDArray[np.uint8],
+    confidence: NDArray[np.uint8],
     min_confidence: int,
     mmu_px: int,
 ) -> tuple[NDArray[np.uint8], NDArray[Any], NDArray[Any], NDArray[np.uint8]]:
@@ -52,35 +51,35 @@ def change(
     ----------
     before, after : unsigned integer arrays, dims (y, x)
         Class codes of one level, 0 where not observed.
-    before_confidence, after_confidence : uint8 arrays, dims (y, x)
-        Percent, 255 where not observed.
+    confidence : uint8 array, dims (y, x)
+        How sure a change here would be, in percent, 255 where that is not known: `joint_confidence` of the two maps,
+        or the probability of `geoflow.mapping.spectral`.
     min_confidence : int
-        Least `joint_confidence` in percent of a change.
+        Least confidence of a change, in percent.
     mmu_px : int
         Least size of a connected patch of change, in pixels; 0 or 1 keeps all.
 
     Returns
     -------
     change : uint8
-        `UNOBSERVED` where either map is empty, `CHANGED`, or `UNCHANGED`.
+        `UNOBSERVED` where either map is empty or the confidence is not known, `CHANGED`, or `UNCHANGED`.
     from_code, to_code : as ``before``
         The codes where changed, else 0.
     confidence : uint8
-        `joint_confidence`.
+        As given; 255 where not observed.
     """
-    confidence = joint_confidence(before_confidence, after_confidence)
-    observed = (before != 0) & (after != 0)
-    sure = (confidence >= min_confidence) & (confidence != CONFIDENCE_NODATA)
-    changed = drop_small(observed & (before != after) & sure, mmu_px)
+    observed = (before != 0) & (after != 0) & (confidence != CONFIDENCE_NODATA)
+    changed = drop_small(observed & (before != after) & (confidence >= min_confidence), mmu_px)
     state = np.where(observed, np.where(changed, CHANGED, UNCHANGED), UNOBSERVED).astype(np.uint8)
-    return state, np.where(changed, before, 0), np.where(changed, after, 0), confidence
+    known = np.where(observed, confidence, np.uint8(CONFIDENCE_NODATA))
+    return state, np.where(changed, before, 0), np.where(changed, after, 0), known
 
 
 def _stacked(maps: NDArray[np.uint16], margin: tuple[int, int], min_confidence: int, mmu_px: int) -> NDArray[np.uint16]:
-    """`change` on (before, after, their confidences) as one array, dims (variable, y, x), without the margin."""
-    before, after, before_confidence, after_confidence = maps
-    confidences = (before_confidence.astype(np.uint8), after_confidence.astype(np.uint8))
-    result = np.stack([a.astype(np.uint16) for a in change(before, after, *confidences, min_confidence, mmu_px)])
+    """`change` on (before, after, confidence) as one array, dims (variable, y, x), without the margin."""
+    before, after, confidence = maps
+    found = change(before, after, confidence.astype(np.uint8), min_confidence, mmu_px)
+    result = np.stack([a.astype(np.uint16) for a in found])
     y, x = margin
     return result[:, y : result.shape[1] - y, x : result.shape[2] - x]
 
@@ -91,6 +90,7 @@ def detect_change(
     level: int | None = None,
     min_confidence: int = 0,
     mmu_px: int = 1,
+    confidence: xr.DataArray | None = None,
 ) -> xr.Dataset:
     """Change between two maps of `geoflow.mapping.predict`, lazily where they are lazy.
 
@@ -102,6 +102,8 @@ def detect_change(
         The level whose codes are compared; the deepest by default.
     min_confidence, mmu_px : int
         See `change`.
+    confidence : xr.DataArray, dims (y, x), optional
+        uint8 percent of a change on the same pixels, see `change`; by default the `joint_confidence` of the maps.
 
     Returns
     -------
@@ -124,7 +126,11 @@ def detect_change(
     """
     name = f"level{_level(before, after, level)}"
     _check_same_pixels(before, after)
-    parts = [before[name], after[name], before["confidence"], after["confidence"]]
+    if confidence is None:
+        confidence = before["confidence"].copy(
+            data=joint_confidence(before["confidence"].data, after["confidence"].data)
+        )
+    parts = [before[name], after[name], confidence]
     options = {"min_confidence": int(min_confidence), "mmu_px": int(mmu_px)}
     if any(part.chunks is not None for part in parts):
         stacked: Any = _lazily([da.asarray(part.data) for part in parts], options)

@@ -1,0 +1,224 @@
+"""How likely the ground itself changed: spectral differences between two epochs, judged class by class.
+
+Two maps differ wherever either is wrong, so comparing them finds mostly their errors. The scenes know more: fields of
+one class differ between two years in a way that is typical of the class (another harvest, another sun), and a felled
+forest does not. Each pixel's difference vector is therefore measured against the differences of its class.
+
+The distance is that of the multivariate alteration detection family (Nielsen 2007, "The regularized iteratively
+reweighted MAD method", IEEE TIP 16(2)): Mahalanobis, with mean and covariance of the unchanged pixels, found by leaving
+out the most distant ones again and again. It becomes a probability through a mixture of an unchanged and a changed
+population, fitted by expectation maximisation (Bruzzone and Fernandez Prieto 2000, "Automatic analysis of the
+difference image for unsupervised change detection", IEEE TGRS 38(3)); here of the logarithm of the squared distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from geoflow.errors import GridError
+from geoflow.inputs import NODATA
+
+Values = NDArray[np.float64]
+
+SMOOTH_PX = 3
+"""Differences are means over so many pixels: scenes of two epochs do not lie on each other to the last metre."""
+
+HALO_PX = SMOOTH_PX // 2
+"""Margin that `difference` needs to be exact at the border of a window."""
+
+PROBABILITY_NODATA = 255
+"""Nodata of a probability in percent."""
+
+_ANY_CLASS = 0  # statistics over all classes, for a class that is too rare for its own
+_LEAST_PER_CHANNEL = 30  # pixels that a covariance needs, per channel
+_KEPT_SHARE, _ROUNDS = 0.9, 3  # of a class, the share that counts as unchanged, and how often it is chosen anew
+_RIDGE = 100.0  # added to the variances, (0.001 reflectance)^2: a saturated or empty channel has none of its own
+
+
+def difference(before: NDArray[np.int16], after: NDArray[np.int16]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """After minus before, smoothed, and where it is known.
+
+    Parameters
+    ----------
+    before, after : int16 arrays, dims (..., y, x)
+        Reflectance x 10000 of two epochs, nodata -32768; leading dims (period, band) are flattened to channels.
+
+    Returns
+    -------
+    difference : float32 array, dims (channel, y, x)
+        Mean over the known ones of 3 x 3 pixels; 0 where nothing is known.
+    known : bool array, dims (y, x)
+        True where all channels of both epochs are there.
+
+    Raises
+    ------
+    GridError
+        If the shapes differ.
+    """
+    if before.shape != after.shape:
+        raise GridError(f"the composites differ in shape: {before.shape} and {after.shape}")
+    size = before.shape[-2:]
+    first, second = before.reshape(-1, *size), after.reshape(-1, *size)
+    known = ((first != NODATA) & (second != NODATA)).all(axis=0)
+    window = (1, SMOOTH_PX, SMOOTH_PX)
+    plain = np.where(known, second.astype(np.float32) - first, np.float32(0))
+    share = ndimage.uniform_filter(known.astype(np.float32), SMOOTH_PX, mode="constant")
+    mean = ndimage.uniform_filter(plain, window, mode="constant") / np.maximum(share, 1e-3)
+    return np.where(known, mean, np.float32(0)), known
+
+
+@dataclass(frozen=True)
+class SpectralChange:
+    """What differences are usual for each class, and from which distance on the ground has changed.
+
+    Attributes
+    ----------
+    mean : mapping of code to float64 array (channel,)
+        Code 0 stands for all classes together.
+    precision : mapping of code to float64 array (channel, channel)
+        Inverse covariance.
+    share, centre, spread : (unchanged, changed)
+        The mixture of normal distributions over the logarithm of the squared distance.
+    """
+
+    mean: Mapping[int, Values]
+    precision: Mapping[int, Values]
+    share: tuple[float, float]
+    centre: tuple[float, float]
+    spread: tuple[float, float]
+
+    @classmethod
+    def fit(cls, samples: Iterable[tuple[NDArray[np.float32], NDArray[np.unsignedinteger[Any]]]]) -> SpectralChange:
+        """Learn from a sample of a country; no labels of change are needed.
+
+        Parameters
+        ----------
+        samples : iterable of (differences, classes)
+            float32 (channel, n) from `difference`, and the n class codes of the map before, 0 where to be left out.
+
+        Raises
+        ------
+        GridError
+            If there are fewer known pixels than a covariance needs.
+        """
+        pairs = [(d[:, c != 0], c[c != 0]) for d, c in samples]
+        differences = np.concatenate([d for d, _ in pairs], axis=1).astype(np.float64) if pairs else np.empty((1, 0))
+        classes = np.concatenate([c for _, c in pairs]) if pairs else np.empty(0, np.uint16)
+        channels, count = differences.shape
+        if count < channels * _LEAST_PER_CHANNEL:
+            raise GridError(
+                f"only {count} pixels were observed in both epochs: too few to learn which differences are usual; "
+                "use change.method: post-classification"
+            )
+        mean, precision = {}, {}
+        for code in (_ANY_CLASS, *np.unique(classes).tolist()):
+            chosen = differences if code == _ANY_CLASS else differences[:, classes == code]
+            if chosen.shape[1] >= channels * _LEAST_PER_CHANNEL:
+                mean[code], precision[code] = _usual(chosen)
+        bare = cls(mean, precision, (1.0, 0.0), (0.0, 0.0), (1.0, 1.0))
+        return cls(mean, precision, *_mixture(bare.log_distance(differences, classes)))
+
+    def log_distance(self, differences: NDArray[Any], classes: NDArray[np.unsignedinteger[Any]]) -> Values:
+        """Logarithm of the squared Mahalanobis distance (n,) of differences (channel, n) within their classes."""
+        squared = np.empty(len(classes))
+        for code in np.unique(classes).tolist():
+            at = classes == code
+            known = code if code in self.mean else _ANY_CLASS
+            off = differences[:, at] - self.mean[known][:, None]
+            squared[at] = np.einsum("in,ij,jn->n", off, self.precision[known], off, optimize=True)
+        return np.log(np.maximum(squared, 1e-6))
+
+    def probability(
+        self,
+        differences: NDArray[np.float32],
+        known: NDArray[np.bool_],
+        classes: NDArray[np.unsignedinteger[Any]],
+    ) -> NDArray[np.uint8]:
+        """The chance in percent that the ground changed.
+
+        Parameters
+        ----------
+        differences, known
+            From `difference`: dims (channel, y, x) and (y, x).
+        classes : unsigned integer array, dims (y, x)
+            The map before, 0 nodata.
+
+        Returns
+        -------
+        uint8 array, dims (y, x)
+            255 where either epoch is not known in all channels, or the class is not.
+        """
+        out = np.full(known.shape, PROBABILITY_NODATA, np.uint8)
+        judged = known & (classes != 0)
+        distance = self.log_distance(differences[:, judged], classes[judged])
+        unchanged, changed = (
+            _log_density(distance, *c) for c in zip(self.share, self.centre, self.spread, strict=True)
+        )
+        chance = 1 / (1 + np.exp(np.clip(unchanged - changed, -60, 60)))
+        # The wider population wins again far below the narrow one; but less than usual is no change.
+        chance[distance < self.centre[0]] = 0
+        out[judged] = np.rint(chance * 100).astype(np.uint8)
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "mean": {str(code): values.tolist() for code, values in self.mean.items()},
+            "precision": {str(code): values.tolist() for code, values in self.precision.items()},
+            "share": list(self.share),
+            "centre": list(self.centre),
+            "spread": list(self.spread),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SpectralChange:
+        """The inverse of `to_dict`."""
+        mean, precision = (
+            {int(code): np.array(v, float) for code, v in values[name].items()} for name in ("mean", "precision")
+        )
+        share, centre, spread = ((float(v[0]), float(v[1])) for v in (values[n] for n in ("share", "centre", "spread")))
+        return cls(mean, precision, share, centre, spread)
+
+
+def _usual(differences: Values) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Mean and inverse covariance of the unchanged among the differences (channel, n) of one class."""
+    mean = np.median(differences, axis=1)
+    kept, ridge = differences, np.eye(len(differences)) * _RIDGE
+    precision = np.linalg.inv(np.cov(kept) + ridge)
+    for _ in range(_ROUNDS):
+        off = differences - mean[:, None]
+        squared = np.einsum("in,ij,jn->n", off, precision, off, optimize=True)
+        kept = differences[:, squared <= np.quantile(squared, _KEPT_SHARE)]
+        mean, precision = kept.mean(axis=1), np.linalg.inv(np.atleast_2d(np.cov(kept)) + ridge)
+    return mean, precision
+
+
+Pair = tuple[float, float]
+
+
+def _mixture(values: Values, rounds: int = 200) -> tuple[Pair, Pair, Pair]:
+    """Shares, centres and spreads of an unchanged and a changed population, by expectation maximisation."""
+    values = values[:: max(1, len(values) // 100_000)]
+    middle = float(np.median(values))
+    share, centre, spread = np.array([0.97, 0.03]), np.array([middle, middle + 3.0]), np.array([0.5, 1.0])
+    for _ in range(rounds):
+        log = np.stack([_log_density(values, *c) for c in zip(share, centre, spread, strict=True)])
+        belongs = np.exp(log - np.logaddexp(log[0], log[1]))
+        weight = np.maximum(belongs.sum(axis=1), 1e-9)
+        share, centre = weight / weight.sum(), belongs @ values / weight
+        spread = np.sqrt((belongs * (values - centre[:, None]) ** 2).sum(axis=1) / weight).clip(0.1)
+    return _pair(share), _pair(centre), _pair(spread)
+
+
+def _pair(values: Values) -> Pair:
+    return float(values[0]), float(values[1])
+
+
+def _log_density(values: Values, share: float, centre: float, spread: float) -> Values:
+    return np.asarray(np.log(max(share, 1e-12) / spread) - 0.5 * ((values - centre) / spread) ** 2)
