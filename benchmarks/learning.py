@@ -69,8 +69,8 @@ def make_store(folder: Path, side: int) -> None:
     kinds = np.kron(coarse, np.ones((32, 32), int))
     spectra = rng.integers(300, 4000, (len(BANDS), len(CODES)))
     cube = (spectra[:, kinds] + rng.normal(0, 150, (len(BANDS), side, side))).astype(np.int16)[None]
-    zarr.save_array(folder / "imagery", cube, chunks=(1, 1, 256, 256))
-    zarr.save_array(folder / "labels", np.array(CODES, np.uint16)[kinds], chunks=(256, 256))
+    zarr.create_array(folder / "imagery", data=cube, chunks=(1, 1, 256, 256))
+    zarr.create_array(folder / "labels", data=np.array(CODES, np.uint16)[kinds], chunks=(256, 256))
 
 
 def make_variants(folder: Path, batch: int, steps: int) -> dict[str, Callable[[], None]]:

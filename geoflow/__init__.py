@@ -21,6 +21,8 @@ _PUBLIC = {
     "Grid": ("geoflow.grid", "Grid"),
     "InputSpec": ("geoflow.inputs", "InputSpec"),
     "Legend": ("geoflow.legends", "Legend"),
+    "areas": ("geoflow.mapping.areas", "areas"),
+    "generalise": ("geoflow.mapping.generalise", "generalise"),
     "legend": ("geoflow.legends", "legend"),
     "load_catalog": ("geoflow.imagery", "load_catalog"),
     "load_cube": ("geoflow.imagery", "load_cube"),
@@ -40,6 +42,8 @@ __all__ = [
     "InputSpec",
     "Legend",
     "__version__",
+    "areas",
+    "generalise",
     "legend",
     "load_catalog",
     "load_cube",
@@ -62,6 +66,8 @@ if TYPE_CHECKING:
     from geoflow.jobs.spec import load_job
     from geoflow.labels import load_labels
     from geoflow.legends import Legend, legend
+    from geoflow.mapping.areas import areas
+    from geoflow.mapping.generalise import generalise
     from geoflow.mapping.predict import predict
     from geoflow.modelfile import load_model
     from geoflow.sample import make_sample

@@ -125,6 +125,29 @@ def evaluate(
 
 
 @app.command()
+def areas(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a finished run.", show_default=False)],
+    zones: Annotated[Path | None, typer.Option(help="Polygons, in any CRS; the whole country without.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column with the names of the zones.")] = None,
+    to: Annotated[Path | None, typer.Option(help="CSV to write; OUT/areas.csv by default.")] = None,
+) -> None:
+    """Write the hectares of every class, per epoch, level and zone, as a table.
+
+    Example: geoflow areas out/quickstart --zones out/sample/counties.gpkg --column name
+    """
+    from geoflow.jobs.areas import areas_of_run
+
+    target = to or out / "areas.csv"
+    table = areas_of_run(out, zones, column)
+    try:
+        table.round({"ha": 4, "share": 6}).to_csv(target, index=False)
+    except OSError as error:
+        raise GeoflowError(f"--to {target} cannot be written: {error.strerror}") from None
+    counted = f"{len(table)} rows, {table['zone'].nunique()} zones, epochs {', '.join(table['epoch'].unique())}"
+    _console().print(f"Areas in [bold]{target}[/]: {counted}")
+
+
+@app.command()
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make it.", show_default=False)],
     size: Annotated[

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 
@@ -127,7 +128,17 @@ def test_the_summary_says_what_happened(finished):
     assert summary["status"] == "complete"
     assert summary["failed"] == []
     stages = summary["stages"]
-    assert list(stages) == ["imagery", "labels", "patches", "classifier", "train", "predict", "differences", "change", "evaluate"]
+    assert list(stages) == [
+        "imagery",
+        "labels",
+        "patches",
+        "classifier",
+        "train",
+        "predict",
+        "differences",
+        "change",
+        "evaluate",
+    ]
     for stage in stages.values():
         assert (stage["done"], stage["skipped"], stage["failed"]) == (stage["tasks"], 0, 0)
     for kind in ("map", "labels"):
@@ -161,6 +172,24 @@ def test_areas_are_counted_pixels(finished):
     codes, counts = np.unique(gf.open(out)["map/2018/level3"].values, return_counts=True)
     hectares = {str(c): n * 0.01 for c, n in zip(codes, counts, strict=True) if c}
     assert summary["areas_ha"]["2018"]["level3"] == pytest.approx(hectares)
+
+
+def test_areas_as_a_table(own_copy, tiny_country):
+    _, out = own_copy
+    counties = tiny_country / "counties.gpkg"
+    done = geoflow("areas", out, "--zones", counties, "--column", "name")
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(out / "areas.csv")
+    assert table["zone"].nunique() > 1
+    by_class = table[table.level == 1].groupby(["epoch", "code"]).ha.sum()
+    for epoch, levels in summary_of(out)["areas_ha"].items():
+        for code, hectares in levels["level1"].items():
+            # Counties share the country out; both follow the border exactly or by pixel centres.
+            assert by_class[int(epoch), int(code)] == pytest.approx(hectares, rel=0.05, abs=2)
+    missing = geoflow("areas", out, "--zones", counties, "--column", "county")
+    assert missing.returncode == 2
+    assert "county" in missing.stderr
+    assert "name" in missing.stderr
 
 
 def test_held_out_labels_were_never_seen(finished):

@@ -1,6 +1,7 @@
 """Training: it learns, forgives wrong labels, sees no held-out label, and is the same on every run."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from scipy import ndimage
 from geoflow import nets
 from geoflow.errors import LabelError, ModelError
 from geoflow.inputs import NODATA, InputSpec
+from geoflow.learning.loop import Loop, Stage
 from geoflow.learning.losses import HierarchyLoss, class_weights
 from geoflow.learning.samples import (
     IGNORE,
@@ -30,6 +32,7 @@ from geoflow.learning.samples import (
 from geoflow.learning.train import ClassifierOptions, SegmenterOptions, fit_classifier, fit_segmenter
 from geoflow.legends import Legend, LegendClass, legend
 from geoflow.modelfile import TrainedModel, save_model
+from geoflow.nets import Compute
 
 CORINE = legend("corine")
 CODES = (112, 211, 311, 312, 512)
@@ -397,3 +400,14 @@ def test_bf16_is_used_only_where_it_is_native() -> None:
             torch.ones(1, 1, 4, 4, device=compute.device), torch.ones(1, 1, 2, 2).to(compute.device)
         )
     assert product.dtype == (torch.bfloat16 if compute.bf16 else torch.float32)
+
+
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_any_number_of_steps_can_be_taken(steps: int) -> None:
+    """The one-cycle schedule of torch divides by zero for some."""
+    net = torch.nn.Conv2d(2, 3, 1)
+    before = net.weight.detach().clone()
+    loop = Loop(net, torch.nn.functional.cross_entropy, Compute("cpu", False), 0.0)
+    batch = (torch.randn(1, 2, 4, 4), torch.zeros((1, 4, 4), dtype=torch.int64))
+    loop.run(Stage("test", steps, 1e-2, 0.0), itertools.repeat(batch))
+    assert not torch.equal(net.weight, before)

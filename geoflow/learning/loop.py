@@ -86,9 +86,10 @@ class Loop:
         trained = [p for group in groups for p in group["params"]]
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         peaks = [group["lr"] for group in groups]
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, peaks, total_steps=max(2, stage.steps), pct_start=0.25
-        )
+        total = max(2, stage.steps)
+        # The scheduler divides by pct_start * total - 1.
+        rise = 0.3 if total == 4 else 0.25
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, peaks, total_steps=total, pct_start=rise)
         began = time.perf_counter()
         for step in range(1, stage.steps + 1):
             x, target = next(batches)

@@ -1,0 +1,398 @@
+"""Areas: hectares of each class, on each level and in each zone, of a map in any CRS and of any size."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import dask
+import numpy as np
+import pandas as pd
+import shapely
+import xarray as xr
+from dask.array.core import slices_from_chunks
+from numpy.typing import NDArray
+from odc.geo.geobox import GeoBox
+from pyproj import CRS, Transformer
+
+from geoflow.errors import GridError, LegendError
+from geoflow.legends import NODATA_CODE, Legend, listed
+
+if TYPE_CHECKING:
+    import geopandas
+
+_EQUAL_AREA = {"Lambert Azimuthal Equal Area", "Albers Equal Area", "Lambert Cylindrical Equal Area", "Equal Earth"}
+"""Projections that keep the ellipsoid's areas, by their EPSG names; the spherical variants do not."""
+
+_BLOCK_PX = 2048
+"""Block size where the map has no chunks."""
+
+_LATTICE_M = 10_000.0
+"""Pixel areas of a CRS that distorts them are computed this far apart and interpolated; that costs about 1e-7."""
+
+_EDGE_M = 1000.0
+"""Longest straight piece of a border when zones are reprojected: a chord of 1 km strays by 2 cm from its arc."""
+
+_RADIUS_M = 6_378_137.0
+
+Tally = Counter[tuple[int, int, int]]
+"""Square metres by (position of the zone, level, code)."""
+
+
+def areas(
+    maps: xr.Dataset | xr.DataArray,
+    zones: geopandas.GeoDataFrame | None,
+    legend: Legend,
+    levels: Sequence[int] | None = None,
+    zone_column: str | None = None,
+) -> pd.DataFrame:
+    """Hectares per zone, level and class.
+
+    Parameters
+    ----------
+    maps : xr.Dataset or xr.DataArray, dims (y, x)
+        ``level<n>`` variables of class codes, or one map of codes, of the level that its name ``level<n>`` says, else
+        of the legend's deepest. 0 and the legend's ``nodata_codes`` are nodata and not counted. Read block by block.
+    zones : GeoDataFrame or None
+        Polygons in any CRS; None means the whole map as one zone named ``"all"``. Zones may overlap: each is counted
+        by itself. Invalid polygons are repaired (`shapely.make_valid`).
+    legend : Legend
+    levels : sequence of int, optional
+        All that the map holds or that follow from it by default. A level that the map lacks is summed up from the
+        next finer one that it holds.
+    zone_column : str, optional
+        The column with the zones' names, which must be unique; the index of ``zones`` by default.
+
+    Returns
+    -------
+    pd.DataFrame
+        One row for each class that occurs, ordered by zones, levels and codes: ``zone``, ``level``, ``code``, ``name``,
+        ``ha`` and ``share`` (0..1, of the zone's area that is not nodata on that level).
+
+    Raises
+    ------
+    GridError
+        If map or zones have no CRS, the map is rotated, the zone column is missing or its names repeat, a zone is no
+        polygon, or no zone meets the map.
+    LegendError
+        If a level is neither held by the map nor follows from it, or a code is not of its level.
+
+    Notes
+    -----
+    Areas are those on the CRS's ellipsoid (`pixel_areas`). A pixel on the border of a zone counts with the fraction of
+    it that lies within, computed without sampling by exactextract (Baston, https://github.com/isciences/exactextract),
+    so zones that tile a region sum to the region. Only one row of blocks is in memory at a time.
+    """
+    sources = _sources(maps, legend)
+    wanted = _wanted(sources, legend, levels)
+    arrays = {level: _north_up(sources[level]) for level in sorted(set(wanted.values()))}
+    geobox = _geobox(next(iter(arrays.values())))
+    names, shapes = (["all"], None) if zones is None else _zones(zones, zone_column, geobox)
+    tally = _tally_all(arrays, shapes, geobox)
+    return _table(_by_level(tally, wanted, legend), names, legend)
+
+
+def _sources(maps: xr.Dataset | xr.DataArray, legend: Legend) -> dict[int, xr.DataArray]:
+    """The maps by level."""
+    named = {f"level{level}": level for level in legend.levels}
+    if isinstance(maps, xr.DataArray):
+        found = {named.get(str(maps.name), legend.deepest): maps}
+    else:
+        found = {level: maps[name] for name, level in named.items() if name in maps.data_vars}
+    if not found:
+        raise LegendError(f"the map has none of the variables {listed(named)}; it has {listed(maps)}")
+    for codes in found.values():
+        if codes.dtype.kind != "u":
+            raise LegendError(f"class codes are unsigned integers, not {codes.dtype}")
+    return found
+
+
+def _wanted(held: dict[int, xr.DataArray], legend: Legend, levels: Sequence[int] | None) -> dict[int, int]:
+    """For each level to report, the level of the map that it is counted on."""
+    levels = [level for level in legend.levels if level <= max(held)] if levels is None else sorted(set(levels))
+    for level in levels:
+        legend.codes(level)  # complains of a level that the legend does not have
+        if level > max(held):
+            raise LegendError(f"level {level} cannot be counted on a map that holds the levels {sorted(held)}")
+    return {level: min(source for source in held if source >= level) for level in levels}
+
+
+def _north_up(codes: xr.DataArray) -> xr.DataArray:
+    """The map with dims (y, x), rows from the north, in blocks."""
+    dims = codes.odc.spatial_dims
+    if dims is None or set(dims) != set(codes.dims):
+        raise GridError(f"a map to measure has the dims (y, x), not {codes.dims}")
+    codes = codes.transpose(*dims)
+    if codes.chunks is None:
+        codes = codes.chunk(dict.fromkeys(dims, _BLOCK_PX))
+    if _geobox(codes).transform.e > 0:
+        codes = codes.isel({dims[0]: slice(None, None, -1)})
+    return codes
+
+
+def _geobox(codes: xr.DataArray) -> GeoBox:
+    geobox = codes.odc.geobox
+    if geobox is None or geobox.crs is None:
+        raise GridError(f"the map {codes.name or ''} has no CRS: set one, e.g. with codes.odc.assign_crs('EPSG:3035')")
+    if not geobox.axis_aligned or geobox.transform.a <= 0:
+        raise GridError("the map must not be rotated or mirrored")
+    return geobox
+
+
+@dataclass(frozen=True)
+class PixelAreas:
+    """The true area of each pixel of a raster; made by `pixel_areas`. ``origin`` is (x, y) of the first pixel's outer
+    corner and ``size`` that of a pixel, signed, in CRS units; ``a_m`` and ``e2`` are the ellipsoid's semi-major axis
+    and squared eccentricity."""
+
+    crs: CRS
+    origin: tuple[float, float]
+    size: tuple[float, float]
+    a_m: float
+    e2: float
+
+    def at(self, y: slice, x: slice) -> NDArray[np.float64]:
+        """Square metres of the pixels in a block: dims (y, x), where a dim along which they are equal has size 1.
+
+        Infinite or NaN beyond the area where the projection is defined.
+        """
+        if self.crs.is_geographic:
+            return self._rows(y)
+        unit = self.crs.axis_info[0].unit_conversion_factor
+        if self.crs.coordinate_operation is not None and self.crs.coordinate_operation.method_name in _EQUAL_AREA:
+            return np.full((1, 1), abs(self.size[0] * self.size[1]) * unit**2)
+        steps = [max(1, int(_LATTICE_M / (abs(size) * unit))) for size in (self.size[1], self.size[0])]
+        if max(steps) > 1:
+            (rows, row_weights), (cols, col_weights) = _lattice(y, steps[0]), _lattice(x, steps[1])
+            nodes = self._projected(rows, cols)
+            if np.isfinite(nodes).all():
+                return row_weights @ nodes @ col_weights.T
+        return self._projected(np.arange(y.start, y.stop), np.arange(x.start, x.stop))
+
+    def bounds(self, y: slice, x: slice) -> tuple[float, float, float, float]:
+        """(left, bottom, right, top) of a block, in CRS units."""
+        (left, top), (width, height) = self.origin, self.size
+        return left + width * x.start, top + height * y.stop, left + width * x.stop, top + height * y.start
+
+    def _rows(self, y: slice) -> NDArray[np.float64]:
+        """Geographic CRS: between two parallels and two meridians, exactly (Snyder 1987, equations 3-12 and 3-13)."""
+        radians = self.crs.axis_info[0].unit_conversion_factor
+        sine = np.sin((self.origin[1] + self.size[1] * np.arange(y.start, y.stop + 1)) * radians)
+        e = math.sqrt(self.e2)
+        q = (1 - self.e2) * (sine / (1 - self.e2 * sine**2) + np.arctanh(e * sine) / e) if e > 0 else 2 * sine
+        return (self.a_m**2 / 2 * abs(self.size[0]) * radians * np.abs(np.diff(q)))[:, None]
+
+    def _projected(self, rows: NDArray[Any], cols: NDArray[Any]) -> NDArray[np.float64]:
+        """Any projection, dims (row, col): the planar area times the area on the ellipsoid of a unit square at the
+        pixel's centre, by central differences of the inverse projection and the radii of curvature (Snyder 1987, 4-18
+        to 4-21)."""
+        inverse = Transformer.from_crs(self.crs, CRS.from_user_input(self.crs.geodetic_crs), always_xy=True)
+        radians = CRS.from_user_input(self.crs.geodetic_crs).axis_info[0].unit_conversion_factor
+        step = 50 / self.crs.axis_info[0].unit_conversion_factor
+        centres = (
+            start + size * (at + 0.5) for start, size, at in zip(self.origin, self.size, (cols, rows), strict=True)
+        )
+        xx, yy = np.meshgrid(*centres)
+        moves = np.array([(step, 0), (-step, 0), (0, step), (0, -step)])[:, :, None, None]
+        lon, lat = (np.asarray(v) * radians for v in inverse.transform(xx + moves[:, 0], yy + moves[:, 1]))
+        phi = np.asarray(inverse.transform(xx, yy)[1]) * radians
+        with np.errstate(invalid="ignore"):
+            east = [(lon[i] - lon[i + 1] + np.pi) % (2 * np.pi) - np.pi for i in (0, 2)]
+            north = [lat[i] - lat[i + 1] for i in (0, 2)]
+            per_unit = np.abs(east[0] * north[1] - east[1] * north[0]) / (2 * step) ** 2
+            radii = self.a_m**2 * (1 - self.e2) / (1 - self.e2 * np.sin(phi) ** 2) ** 2
+            return abs(self.size[0] * self.size[1]) * per_unit * radii * np.cos(phi)
+
+
+def pixel_areas(geobox: GeoBox) -> PixelAreas:
+    """The true pixel areas of a raster that is not rotated, on its CRS's ellipsoid.
+
+    In an equal-area CRS such as EPSG:3035 the plain pixel area; in a geographic CRS exact for each row; in any other
+    CRS accurate to about 1e-7 for pixels up to 10 km.
+
+    Raises
+    ------
+    GridError
+        If the CRS is neither projected nor geographic.
+    """
+    crs = CRS.from_user_input(geobox.crs)
+    ellipsoid = crs.ellipsoid
+    if ellipsoid is None or not (crs.is_geographic or crs.is_projected):
+        raise GridError(f"areas need a projected or a geographic CRS, not {crs.name!r}")
+    a, b = ellipsoid.semi_major_metre, ellipsoid.semi_minor_metre
+    t = geobox.transform
+    return PixelAreas(crs, (t.c, t.f), (t.a, t.e), a, 1 - (b / a) ** 2)
+
+
+def _lattice(part: slice, step: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Every ``step``-th pixel of the whole raster, and weights (pixel, node) to interpolate linearly between them. The
+    nodes do not depend on the part, so the areas do not depend on blocks."""
+    nodes = np.arange(part.start // step, -(-(part.stop - 1) // step) + 1) * float(step)
+    return nodes, np.maximum(0, 1 - np.abs(np.arange(part.start, part.stop)[:, None] - nodes) / step)
+
+
+def _zones(frame: geopandas.GeoDataFrame, column: str | None, geobox: GeoBox) -> tuple[list[Any], NDArray[Any]]:
+    """Names and polygons, in the map's CRS, of the zones that meet the map."""
+    if frame.crs is None:
+        raise GridError("the zones have no CRS: set one with zones.set_crs")
+    names = _names(frame, column)
+    shapes = np.asarray(frame.geometry.array)
+    for name, shape in zip(names, shapes, strict=True):
+        if shape is None or shape.is_empty or shape.geom_type not in ("Polygon", "MultiPolygon"):
+            kind = "empty" if shape is None or shape.is_empty else f"a {shape.geom_type}"
+            raise GridError(f"zone {name!r} is {kind}, not a polygon")
+    shapes = np.array([_polygonal(shapely.make_valid(s)) for s in shapes], dtype=object)
+    crs = CRS.from_user_input(geobox.crs)
+    if frame.crs != crs:
+        near = _near(frame.crs, geobox, shapes)
+        names = [name for name, is_near in zip(names, near, strict=True) if is_near]
+        shapes = _reproject(shapes[near], frame.crs, crs)
+    extent = shapely.box(*geobox.boundingbox)
+    meets = shapely.area(shapely.intersection(shapes, extent)) > 0
+    if not meets.any():
+        raise GridError(f"no zone meets the map, whose bounds are {tuple(geobox.boundingbox)} in {crs.name}")
+    return [n for n, m in zip(names, meets, strict=True) if m], shapes[meets]
+
+
+def _names(frame: geopandas.GeoDataFrame, column: str | None) -> list[Any]:
+    if column is not None and column not in frame.columns:
+        others = [c for c in frame.columns if c != frame.geometry.name]
+        raise GridError(f"the zones have no column {column!r}; they have {listed(others) or 'none'}")
+    values = frame.index.to_series() if column is None else frame[column]
+    where = "the zones' index" if column is None else f"the zone column {column!r}"
+    if values.isna().any():
+        raise GridError(f"{where} has {int(values.isna().sum())} zones without a name")
+    if values.duplicated().any():
+        twice = listed(repr(v) for v in dict.fromkeys(values[values.duplicated()].tolist()))
+        raise GridError(f"{where} names zones twice: {twice}; dissolve them (zones.dissolve) or use another column")
+    return values.tolist()
+
+
+def _near(crs: Any, geobox: GeoBox, shapes: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which zones may meet the map. The others are left out before reprojecting: they may lie where the map's CRS is
+    not defined."""
+    back = Transformer.from_crs(CRS.from_user_input(geobox.crs), crs, always_xy=True)
+    bounds = geobox.boundingbox
+    left, bottom, right, top = back.transform_bounds(bounds.left, bounds.bottom, bounds.right, bounds.top, 101)
+    if not np.isfinite([left, bottom, right, top]).all() or right < left:
+        return np.ones(len(shapes), bool)
+    x, y = (right - left) * 0.05, (top - bottom) * 0.05
+    return shapely.intersects(shapes, shapely.box(left - x, bottom - y, right + x, top + y))
+
+
+def _reproject(shapes: NDArray[Any], source: Any, target: CRS) -> NDArray[Any]:
+    source = CRS.from_user_input(source)
+    step = _EDGE_M / source.axis_info[0].unit_conversion_factor / (_RADIUS_M if source.is_geographic else 1)
+    project = Transformer.from_crs(source, target, always_xy=True)
+    moved = shapely.transform(shapely.segmentize(shapes, step), project.transform, interleaved=False)
+    if not np.isfinite(shapely.get_coordinates(moved)).all():
+        raise GridError(f"a zone reaches beyond the area where the map's CRS {target.name!r} is defined; clip it first")
+    return np.array([_polygonal(shapely.make_valid(s)) for s in moved], dtype=object)
+
+
+def _polygonal(shape: Any) -> Any:
+    """The polygons of a geometry, without lines and points that an intersection or a repair may leave."""
+    if shape.geom_type in ("Polygon", "MultiPolygon"):
+        return shape
+    parts = [p for p in shapely.get_parts(shape) if p.geom_type in ("Polygon", "MultiPolygon")]
+    return shapely.union_all(parts) if parts else shapely.Polygon()
+
+
+Pieces = tuple[tuple[int, Any], ...]
+"""The zones on a block: position, and the polygon within the block or None where it covers the block."""
+
+
+def _tally_all(arrays: dict[int, xr.DataArray], shapes: NDArray[Any] | None, geobox: GeoBox) -> Tally:
+    """`tally_block` of all blocks, computed one row of them at a time."""
+    first = next(iter(arrays.values())).data
+    data = {level: array.data.rechunk(first.chunks) for level, array in arrays.items()}
+    pixels = pixel_areas(geobox)
+    tree = None
+    if shapes is not None:
+        shapely.prepare(shapes)
+        tree = shapely.STRtree(shapes)
+    rows, cols = ([part for (part,) in slices_from_chunks((sizes,))] for sizes in first.chunks)
+    total: Tally = Counter()
+    for at, y in enumerate(rows):
+        parts = {level: array.blocks[at].to_delayed().ravel() for level, array in data.items()}
+        jobs = []
+        for column, x in enumerate(cols):
+            if pieces := ((0, None),) if shapes is None else _pieces(pixels.bounds(y, x), shapes, tree):
+                codes = {level: part[column] for level, part in parts.items()}
+                jobs.append(dask.delayed(tally_block)(codes, pixels, (y.start, x.start), pieces))
+        for tally in dask.compute(*jobs):
+            total.update(tally)
+    return total
+
+
+def _pieces(bounds: tuple[float, ...], shapes: NDArray[Any], tree: Any) -> Pieces:
+    box = shapely.box(*bounds)
+    out = []
+    for zone in sorted(tree.query(box, predicate="intersects").tolist()):
+        if shapely.covers(shapes[zone], box):
+            out.append((zone, None))
+        elif not (piece := _polygonal(shapely.intersection(shapes[zone], box))).is_empty:
+            out.append((zone, piece))
+    return tuple(out)
+
+
+def tally_block(codes: dict[int, NDArray[Any]], pixels: PixelAreas, origin: tuple[int, int], pieces: Pieces) -> Tally:
+    """Square metres by (zone, level, code) in the block whose first pixel is at ``origin`` (row, column); ``codes`` by
+    level, dims (y, x), 0 nodata."""
+    shape = next(iter(codes.values())).shape
+    y, x = (slice(start, start + size) for start, size in zip(origin, shape, strict=True))
+    pixel_m2 = np.broadcast_to(pixels.at(y, x), shape).ravel()
+    tally: Tally = Counter()
+    for zone, piece in pieces:
+        cells, fractions = (slice(None), 1.0) if piece is None else _covered(piece, pixels.bounds(y, x), shape)
+        for level, values in codes.items():
+            sums = np.bincount(values.ravel()[cells], pixel_m2[cells] * fractions, minlength=NODATA_CODE + 1)
+            sums[NODATA_CODE] = 0
+            if not np.isfinite(sums).all():
+                raise GridError(f"level{level} has classes beyond the area where its CRS is defined")
+            for code in np.flatnonzero(sums).tolist():
+                tally[zone, level, code] += sums[code].item()
+    return tally
+
+
+def _covered(piece: Any, bounds: tuple[float, ...], shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Positions in the flattened block of the pixels that a polygon meets, and the fractions of them within it."""
+    from exactextract import exact_extract  # type: ignore[import-untyped]
+    from exactextract.feature import JSONFeatureSource  # type: ignore[import-untyped]
+    from exactextract.raster import NumPyRasterSource  # type: ignore[import-untyped]
+
+    raster = NumPyRasterSource(np.zeros(shape, np.uint8), *bounds)
+    feature = JSONFeatureSource([{"type": "Feature", "geometry": shapely.geometry.mapping(piece), "properties": {}}])
+    found = exact_extract(raster, feature, ["cell_id", "coverage"])[0]["properties"]
+    return np.asarray(found["cell_id"], np.int64), np.asarray(found["coverage"], np.float64)
+
+
+def _by_level(tally: Tally, wanted: dict[int, int], legend: Legend) -> Tally:
+    """Sum up from the levels that were counted to those to report."""
+    out: Tally = Counter()
+    for (zone, source, code), m2 in tally.items():
+        if code in legend.nodata_codes:
+            continue
+        if legend.level_of(code) != source:
+            raise LegendError(
+                f"code {code} is of level {legend.level_of(code)}, but was met in a map of level {source}"
+            )
+        for level, counted in wanted.items():
+            if counted == source:
+                out[zone, level, legend.ancestor(code, level)] += m2
+    return out
+
+
+def _table(tally: Tally, names: list[Any], legend: Legend) -> pd.DataFrame:
+    mapped: Counter[tuple[int, int]] = Counter()
+    for (zone, level, _), m2 in tally.items():
+        mapped[zone, level] += m2
+    rows = [
+        (names[zone], level, code, legend.label(code), tally[zone, level, code] / 1e4, tally[zone, level, code] / whole)
+        for zone, level, code in sorted(tally)
+        if (whole := mapped[zone, level])
+    ]
+    return pd.DataFrame(rows, columns=["zone", "level", "code", "name", "ha", "share"])
