@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dask
 import numpy as np
+import odc.geo.xr  # noqa: F401  (the .odc accessor)
 import pandas as pd
 import shapely
 import xarray as xr

@@ -25,6 +25,7 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
+import odc.geo.xr  # noqa: F401  (the .odc accessor)
 import xarray as xr
 from numpy.typing import NDArray
 from scipy import ndimage, sparse

@@ -240,6 +240,7 @@ def open_store(path: str | Path) -> xr.DataTree:
     StoreError
         If there is no such store, or a newer geoflow made it.
     """
+    import rioxarray  # noqa: F401  (readers expect .rio to be there)
     import xarray as xr
 
     folder = Path(path)

@@ -1,0 +1,560 @@
+"""How good a map is, and how large its classes are, from a stratified random sample with a reference. Numpy only.
+
+The estimators of Olofsson et al. 2014 (Remote Sensing of Environment 148, 42-57), where the strata are the map's
+classes, and of Stehman 2014 (International Journal of Remote Sensing 35, 4923-4939), where they are not. The first are
+a case of the second, so there is one kernel, `ratio`: every figure is a ratio of two totals of 0/1 indicators.
+
+Rows are the map, columns the reference, as the two papers have it (`geoflow.mapping.accuracy`, which counts all pixels
+against a full truth, has the truth in rows). Nodata (0) is never a class. Intervals are estimate +- 1.96 standard
+errors; that is rough for strata of fewer than about 30 units, and of no width where all units of the strata agree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from geoflow.errors import GeoflowError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Z95 = 1.96
+"""Standard errors on either side of a 95 % interval, as printed by Olofsson et al."""
+
+_M2_PER_HA = 1e4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An estimate and its standard error: float64 arrays of one shape. NaN where not defined.
+
+    ``highest`` is the largest value that the quantity can have (1 for a share); intervals are cut off there and at
+    ``lowest``.
+    """
+
+    value: NDArray[np.float64]
+    se: NDArray[np.float64]
+    lowest: float = 0.0
+    highest: float = math.inf
+
+    @property
+    def half_width(self) -> NDArray[np.float64]:
+        """Half of the 95 % interval before it is cut off."""
+        return Z95 * self.se
+
+    @property
+    def low(self) -> NDArray[np.float64]:
+        """Lower end of the 95 % interval."""
+        return np.clip(self.value - self.half_width, self.lowest, self.highest)
+
+    @property
+    def high(self) -> NDArray[np.float64]:
+        """Upper end of the 95 % interval."""
+        return np.clip(self.value + self.half_width, self.lowest, self.highest)
+
+    def times(self, factor: float) -> Estimate:
+        """The same in another unit."""
+        return Estimate(self.value * factor, self.se * factor, self.lowest * factor, self.highest * factor)
+
+    def plain(self, index: Any = ()) -> dict[str, float | None]:
+        """``value``, ``se``, ``low``, ``high`` of one entry, NaN as None."""
+        names = ("value", "se", "low", "high")
+        return {name: _plain(float(np.asarray(getattr(self, name))[index])) for name in names}
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a sample says about a map.
+
+    Attributes
+    ----------
+    codes : tuple of int
+        The classes, in the order of all arrays.
+    counts : int64 array, dims (map class, reference class)
+        Sample units.
+    shares : Estimate, dims (map class, reference class)
+        The confusion matrix as shares of the area (Olofsson eq. 4, Stehman's cell of the error matrix).
+    overall : Estimate, a single value
+        Share of the area with the right class (eqs. 1 and 5).
+    users, producers : Estimate, one value a class
+        User's accuracy: the share of what is mapped as the class that is it (eqs. 2 and 6); NaN for a class that no
+        unit is mapped as. Producer's: the share of the class that is mapped as it (eqs. 3 and 7); NaN for a class that
+        no unit has in the reference, 0 for one that is only in the reference.
+    area_ha : Estimate, one value a class
+        The area of the class, freed from the map's errors (eqs. 8 to 11); 0 for a class without reference units.
+    mapped_ha : Estimate, one value a class
+        The area of the map's class; its standard error is 0 where the strata are the map's classes.
+    single : tuple of str
+        Strata with one unit out of many pixels. Their variance cannot be estimated, so the standard errors of
+        all figures that they take part in are NaN; the values themselves are sound.
+    """
+
+    codes: tuple[int, ...]
+    counts: NDArray[np.int64]
+    shares: Estimate
+    overall: Estimate
+    users: Estimate
+    producers: Estimate
+    area_ha: Estimate
+    mapped_ha: Estimate
+    single: tuple[str, ...] = ()
+
+    @property
+    def units(self) -> int:
+        """Sample units that the figures rest on."""
+        return int(self.counts.sum())
+
+    def frame(self, names: Mapping[int, str] | None = None) -> pd.DataFrame:
+        """One row a class, by code: units, and value, ``_se``, ``_low``, ``_high`` of the figures by class."""
+        import pandas as pd
+
+        columns: dict[str, Any] = {} if names is None else {"name": [names[c] for c in self.codes]}
+        columns |= {"mapped_units": self.counts.sum(axis=1), "reference_units": self.counts.sum(axis=0)}
+        for figure in ("users", "producers", "area_ha", "mapped_ha"):
+            found: Estimate = getattr(self, figure)
+            columns |= {figure: found.value, f"{figure}_se": found.se}
+            columns |= {f"{figure}_low": found.low, f"{figure}_high": found.high}
+        return pd.DataFrame(columns, index=pd.Index(self.codes, name="code"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON: NaN as None, classes by code."""
+        figures = ("users", "producers", "area_ha", "mapped_ha")
+        return {
+            "units": self.units,
+            "overall": self.overall.plain(),
+            "classes": {
+                str(code): {figure: getattr(self, figure).plain(i) for figure in figures}
+                for i, code in enumerate(self.codes)
+            },
+            "counts": self.counts.tolist(),
+            "shares": self.shares.value.tolist(),
+            "single": list(self.single),
+        }
+
+
+def ratio(
+    hits: NDArray[np.integer], base: NDArray[np.integer], units: NDArray[np.integer], pixels: NDArray[np.integer]
+) -> Estimate:
+    """Ratio of two totals of 0/1 indicators y and x, where y = 1 only where x = 1 (Stehman 2014).
+
+    Parameters
+    ----------
+    hits, base : integer arrays, dims (stratum, figure)
+        Sample units with y = 1, and with x = 1. Where x is 1 for all units, the ratio is a mean.
+    units, pixels : integer arrays, dims (stratum)
+        Size of the sample and of the population; both at least 1.
+
+    Returns
+    -------
+    Estimate, dims (figure)
+        NaN where no unit has x = 1. The standard error is NaN where a stratum has a single unit and the figure's
+        ``base`` is not known to be empty there: a negative ``base`` says that x is 0 in the whole stratum. A stratum
+        of which every pixel is in the sample adds no variance; no other finite population correction is made.
+    """
+    n, total = units[:, None].astype(float), pixels[:, None].astype(float)
+    y, x = hits / n, base.clip(0) / n
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = (total * y).sum(axis=0) / (total * x).sum(axis=0)
+        # of y - R x: var y - 2 R cov(x, y) + R^2 var x, where y <= x are 0 or 1; exactly 0 where all units agree
+        variance = y * (1 - y) - 2 * value * y * (1 - x) + value**2 * x * (1 - x)
+        spread = variance.clip(0) / (n - 1)  # s^2 / n
+        spread = np.where(n == 1, np.nan, spread)
+        spread = np.where((n >= total) | (base < 0), 0.0, spread)
+        se = np.sqrt((total**2 * spread).sum(axis=0)) / (total * x).sum(axis=0)
+    return Estimate(value, np.where(np.isnan(value), np.nan, se), 0.0, 1.0)
+
+
+def estimate(
+    matrix: ArrayLike, mapped_pixels: ArrayLike, codes: Sequence[int], pixel_area_m2: float = 100.0
+) -> Assessment:
+    """Accuracy and areas where the strata are the map's classes (Olofsson et al. 2014, eqs. 1 to 11).
+
+    Parameters
+    ----------
+    matrix : integers, dims (map class, reference class)
+        Sample units.
+    mapped_pixels : integers, one a class
+        Size of each class in the map; 0 for a class that is in the reference only.
+    codes : sequence of int
+        The classes, in the order of both.
+    pixel_area_m2 : float
+        Area of a pixel in square metres.
+
+    Raises
+    ------
+    GeoflowError
+        If the shapes do not fit, a count is negative or no whole number, or a class with pixels has no sample unit
+        (named; see `estimate_strata`).
+    """
+    counts, pixels = _counts(matrix, "the matrix"), _counts(mapped_pixels, "the mapped pixels")
+    if counts.shape != (len(codes), len(codes)) or pixels.shape != (len(codes),):
+        raise GeoflowError(
+            f"{len(codes)} classes need a square matrix of as many rows and as many mapped areas, not "
+            f"{counts.shape} and {pixels.shape}"
+        )
+    cube = np.zeros((len(codes), *counts.shape), np.int64)
+    cube[np.arange(len(codes)), np.arange(len(codes))] = counts
+    return _assess(cube, pixels, [str(c) for c in codes], codes, pixel_area_m2, own=True)
+
+
+def estimate_strata(
+    strata: ArrayLike,
+    mapped: ArrayLike,
+    reference: ArrayLike,
+    pixels: Mapping[str, int],
+    codes: Sequence[int],
+    pixel_area_m2: float = 100.0,
+) -> Assessment:
+    """Accuracy and areas where the strata need not be the map's classes (Stehman 2014).
+
+    Parameters
+    ----------
+    strata : names, one a unit
+    mapped, reference : integers, one a unit
+        Class codes of the map and of the reference; 0 (nodata) is refused.
+    pixels : mapping of name to int
+        Size of every stratum, those without a unit included.
+    codes : sequence of int
+        The classes; must hold every code that occurs.
+    pixel_area_m2 : float
+        Area of a pixel in square metres.
+
+    Raises
+    ------
+    GeoflowError
+        If the lengths differ; a code or a stratum is unknown; or a stratum with pixels has no unit: nothing is known
+        about it then, and to leave it out would bias all figures. A stratum with one unit is accepted
+        (`Assessment.single`).
+    """
+    names = list(pixels)
+    place, rows, columns = (
+        _place(strata, names),
+        _positions(mapped, codes, "map"),
+        _positions(reference, codes, "reference"),
+    )
+    if not len(place) == len(rows) == len(columns):
+        raise GeoflowError(f"{len(place)} strata, {len(rows)} map codes and {len(columns)} references: one each a unit")
+    cube = np.zeros((len(names), len(codes), len(codes)), np.int64)
+    np.add.at(cube, (place, rows, columns), 1)
+    return _assess(cube, _counts(list(pixels.values()), "the pixels"), names, codes, pixel_area_m2, own=False)
+
+
+def _assess(
+    cube: NDArray[np.int64],
+    pixels: NDArray[np.int64],
+    names: Sequence[str],
+    codes: Sequence[int],
+    pixel_area_m2: float,
+    own: bool,
+) -> Assessment:
+    """`Assessment` from counts, dims (stratum, map class, reference class); ``own``: stratum i is map class i."""
+    kept, single = _check_strata(cube.sum(axis=(1, 2)), pixels, names)
+    counts, cube, pixels = cube.sum(axis=0), cube[kept], pixels[kept]
+    units, size = cube.sum(axis=(1, 2)), len(codes)
+    rows, columns = cube.sum(axis=2), cube.sum(axis=1)
+    right = np.diagonal(cube, axis1=1, axis2=2)
+    outside = np.flatnonzero(kept)[:, None] != np.arange(size)  # strata in which no pixel is mapped as the class
+    everyone = np.broadcast_to(units[:, None], (len(units), size * size))
+
+    def of(hits: NDArray[np.int64], base: NDArray[np.int64]) -> Estimate:
+        return ratio(hits, base, units, pixels)
+
+    cells = of(cube.reshape(len(units), -1), everyone)
+    overall = of(right.sum(axis=1, keepdims=True), units[:, None])
+    mapped = of(rows, everyone[:, :size])
+    hectares = float(pixels.sum()) * pixel_area_m2 / _M2_PER_HA
+    return Assessment(
+        codes=tuple(int(c) for c in codes),
+        counts=counts,
+        shares=Estimate(cells.value.reshape(size, size), cells.se.reshape(size, size), 0.0, 1.0),
+        overall=Estimate(overall.value[0], overall.se[0], 0.0, 1.0),
+        users=of(right, np.where(outside, -1, rows) if own else rows),
+        producers=of(right, columns),
+        area_ha=of(columns, everyone[:, :size]).times(hectares),
+        mapped_ha=(Estimate(mapped.value, np.zeros(size)) if own else mapped).times(hectares),
+        single=single,
+    )
+
+
+def _check_strata(
+    units: NDArray[np.int64], pixels: NDArray[np.int64], names: Sequence[str]
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+    """Which strata exist, and the names of those with one unit of many pixels."""
+
+    def named(where: NDArray[np.bool_]) -> str:
+        return ", ".join(repr(name) for name, bad in zip(names, where, strict=True) if bad)
+
+    if len(units) != len(pixels) or not units.sum():
+        raise GeoflowError(f"{int(units.sum())} units in {len(pixels)} strata: there is nothing to estimate from")
+    if (bad := (units == 0) & (pixels > 0)).any():
+        raise GeoflowError(
+            f"no sample unit in stratum {named(bad)}, which has {pixels[bad].tolist()} pixels: add units there (2 at "
+            "least, 50 are usual) or merge it with a stratum that has some"
+        )
+    if (bad := units > pixels).any():
+        raise GeoflowError(
+            f"stratum {named(bad)} has more sample units ({units[bad].tolist()}) than pixels ({pixels[bad].tolist()})"
+        )
+    single = (units == 1) & (pixels > 1)
+    return pixels > 0, tuple(name for name, one in zip(names, single, strict=True) if one)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two maps on one sample; see `compare`.
+
+    Attributes
+    ----------
+    first, second, difference : Estimate, single values
+        Overall accuracies, and the first less the second.
+    z, p_value : float
+        The difference by its standard error, and the two-sided probability of one as large if the maps were equally
+        accurate; NaN where the standard error is.
+    only_first, only_second : int
+        Units that just the first, or just the second, map has right.
+    mcnemar, mcnemar_p : float
+        McNemar's chi-square with continuity correction on these two counts and its probability (1 degree of freedom).
+        It does not know the strata: a statement about the sample, not about the country.
+    """
+
+    first: Estimate
+    second: Estimate
+    difference: Estimate
+    z: float
+    p_value: float
+    only_first: int
+    only_second: int
+    mcnemar: float
+    mcnemar_p: float
+
+
+def compare(
+    strata: ArrayLike, first: ArrayLike, second: ArrayLike, reference: ArrayLike, pixels: Mapping[str, int]
+) -> Comparison:
+    """Test whether two maps differ in overall accuracy, on one stratified sample.
+
+    Parameters
+    ----------
+    strata : names, one a unit
+    first, second, reference : integers, one a unit
+        Class codes; 0 (nodata) is refused.
+    pixels : mapping of name to int
+        Size of every stratum.
+
+    Raises
+    ------
+    GeoflowError
+        As `estimate_strata`.
+
+    Notes
+    -----
+    Each unit has d = (first right) - (second right), in -1, 0, 1. The difference is the stratified mean of d, its
+    variance the sum of W^2 s^2 / n over the strata (Cochran 1977, section 5.4), with s^2 the sample variance of d: the
+    maps are assessed on the same units, so their covariance counts.
+    """
+    place = _place(strata, list(pixels))
+    one, two, truth = (np.asarray(a) for a in (first, second, reference))
+    if not place.shape == one.shape == two.shape == truth.shape:
+        raise GeoflowError(f"units differ in number: {place.shape}, {one.shape}, {two.shape} and {truth.shape}")
+    if (empty := int(((one == 0) | (two == 0) | (truth == 0)).sum())) > 0:
+        raise GeoflowError(
+            f"{empty} units are nodata (0) in a map or the reference: leave them out of the sample first"
+        )
+    sizes = _counts(list(pixels.values()), "the pixels")
+    units = np.bincount(place, minlength=len(sizes))
+    kept, _ = _check_strata(units, sizes, list(pixels))
+    right = np.stack([one == truth, two == truth], axis=1)
+    hits = np.stack([np.bincount(place, right[:, i], len(sizes)) for i in (0, 1)], axis=1)[kept].astype(np.int64)
+    units, everyone = units[kept], np.stack([units[kept]] * 2, axis=1)
+    overall = ratio(hits, everyone, units, sizes[kept])
+    gain = right[:, 0].astype(int) - right[:, 1]
+    difference = _mean(place, gain, sizes, kept)
+    z, p_value = _z_test(float(difference.value), float(difference.se))
+    only = int((gain > 0).sum()), int((gain < 0).sum())
+    chi2 = max(abs(only[0] - only[1]) - 1, 0) ** 2 / max(sum(only), 1)
+    each = [Estimate(overall.value[i], overall.se[i], 0.0, 1.0) for i in (0, 1)]
+    return Comparison(each[0], each[1], difference, z, p_value, only[0], only[1], chi2, math.erfc(math.sqrt(chi2 / 2)))
+
+
+def _mean(
+    place: NDArray[np.intp], values: NDArray[Any], pixels: NDArray[np.int64], kept: NDArray[np.bool_]
+) -> Estimate:
+    """Stratified mean of values in -1..1."""
+    units = np.bincount(place, minlength=len(pixels))[kept]
+    sums, squares = (np.bincount(place, values**power, len(pixels))[kept] for power in (1, 2))
+    weights = pixels[kept] / pixels.sum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        spread = (squares - sums**2 / units).clip(0) / (units - 1) / units
+    spread = np.where(units >= pixels[kept], 0.0, np.where(units == 1, np.nan, spread))
+    return Estimate(np.array((weights * sums / units).sum()), np.sqrt((weights**2 * spread).sum()), -1.0, 1.0)
+
+
+def _z_test(value: float, se: float) -> tuple[float, float]:
+    """z and its two-sided probability; a difference of 0 is never significant, one without spread always."""
+    if se == 0:
+        return (0.0, 1.0) if value == 0 else (math.copysign(math.inf, value), 0.0)
+    return value / se, math.erfc(abs(value / se) / math.sqrt(2))
+
+
+def sample_size(areas: ArrayLike, expected_users: ArrayLike, target_se: float, population: int | None = None) -> int:
+    """Units needed for a standard error of the overall accuracy (Olofsson et al. 2014, eq. 13), rounded up.
+
+    Parameters
+    ----------
+    areas : numbers, one a stratum, of any unit
+    expected_users : numbers in 0..1, one a stratum
+        Conjectured user's accuracies.
+    target_se : float
+        Standard error of the overall accuracy wanted, for example 0.01.
+    population : int, optional
+        Pixels of the country; without it they count as infinitely many, as the paper has it.
+
+    Raises
+    ------
+    GeoflowError
+        If a value is out of range.
+    """
+    if not 0 < target_se < 1:
+        raise GeoflowError(f"the target standard error must lie between 0 and 1, not {target_se}")
+    weights, users = _weights(areas), _shares_of(expected_users, len(np.atleast_1d(np.asarray(areas))))
+    variance = users * (1 - users)
+    correction = 0.0 if population is None else float((weights * variance).sum()) / population
+    needed = float((weights * np.sqrt(variance)).sum()) ** 2 / (target_se**2 + correction)
+    return max(1, math.ceil(round(needed, 9)))
+
+
+def allocate(
+    total: int,
+    pixels: ArrayLike,
+    method: str = "proportional",
+    expected_users: ArrayLike | None = None,
+    minimum: int = 50,
+    forced: ArrayLike | None = None,
+) -> NDArray[np.int64]:
+    """Share the units of a sample out among the strata.
+
+    Parameters
+    ----------
+    total : int
+        Units of the whole sample.
+    pixels : integers, one a stratum
+        Size of each; a stratum never gets more units than it has pixels, and one without pixels gets none.
+    method : str
+        ``"proportional"`` to the pixels, ``"equal"``, or ``"neyman"`` (also ``"optimal"``): proportional to pixels
+        times sqrt(U (1 - U)), U the user's accuracy expected, which serves the overall accuracy best (Cochran 1977,
+        section 5.5).
+    expected_users : numbers in 0..1, one a stratum, optional
+        Needed by ``"neyman"``.
+    minimum : int
+        Units that each stratum gets at least (Olofsson et al. 2014, section 5.1.2, advise 50 to 100 for rare classes).
+    forced : booleans, one a stratum, optional
+        Strata, such as those of change, that get just their minimum whatever their size; the rest is shared among the
+        others.
+
+    Returns
+    -------
+    int64 array, one a stratum; sums to ``total``
+
+    Raises
+    ------
+    GeoflowError
+        If the minima need more than ``total``, the strata hold fewer pixels, or a value is out of range.
+    """
+    sizes = _counts(pixels, "the pixels")
+    fixed = np.zeros(len(sizes), bool) if forced is None else np.asarray(forced, bool)
+    if fixed.shape != sizes.shape:
+        raise GeoflowError(f"{len(fixed)} values of forced for {len(sizes)} strata")
+    if minimum < 0:
+        raise GeoflowError(f"the minimum per stratum must be 0 or more, not {minimum}")
+    merit = _merit(sizes, method, expected_users)
+    least = np.minimum(minimum, sizes)
+    most = np.where(fixed, least, sizes)
+    if not least.sum() <= total <= most.sum():
+        raise GeoflowError(
+            f"{total} units cannot be shared out: {int((sizes > 0).sum())} strata with at least {minimum} each need "
+            f"{int(least.sum())}, and at most {int(most.sum())} can be placed"
+        )
+    return _share_out(total, merit, least, most)
+
+
+def _merit(sizes: NDArray[np.int64], method: str, expected_users: ArrayLike | None) -> NDArray[np.float64]:
+    if method == "proportional":
+        return sizes.astype(float)
+    if method == "equal":
+        return np.ones(len(sizes))
+    if method not in ("neyman", "optimal"):
+        raise GeoflowError(f"no allocation {method!r}: it is proportional, equal or neyman")
+    if expected_users is None:
+        raise GeoflowError("the neyman allocation needs the user's accuracies expected")
+    users = _shares_of(expected_users, len(sizes))
+    return sizes.astype(float) * np.sqrt(users * (1 - users))
+
+
+def _share_out(
+    total: int, merit: NDArray[np.float64], least: NDArray[np.int64], most: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """``clip(scale * merit, least, most)`` with the scale at which it sums to ``total``, in whole units."""
+    merit = np.maximum(merit, merit.max() * 1e-12 if merit.max() > 0 else 1.0)  # a stratum of no merit takes the rest
+    low, high = 0.0, float(total / merit.min()) + 1
+    for _ in range(200):
+        middle = (low + high) / 2
+        if np.clip(middle * merit, least, most).sum() < total:
+            low = middle
+        else:
+            high = middle
+    exact = np.clip(high * merit, least, most)
+    out = np.clip(np.floor(exact + 1e-9).astype(np.int64), least, most)
+    order = np.argsort(-(exact - out), kind="stable")  # the largest remainders get the units that rounding left over
+    while (left := int(total - out.sum())) > 0:
+        room = order[(out < most)[order]][:left]
+        out[room] += 1
+    return out
+
+
+def _place(strata: ArrayLike, names: Sequence[str]) -> NDArray[np.intp]:
+    table = {name: i for i, name in enumerate(names)}
+    found = np.asarray(strata).tolist()
+    if unknown := sorted({str(s) for s in found if s not in table}):
+        raise GeoflowError(f"units lie in the strata {unknown}, whose pixels are not given; given are {names}")
+    return np.array([table[s] for s in found], np.intp)
+
+
+def _positions(values: ArrayLike, codes: Sequence[int], what: str) -> NDArray[np.intp]:
+    table = {int(code): i for i, code in enumerate(codes) if code != 0}
+    found = np.asarray(values).tolist()
+    if unknown := sorted({v for v in found if v not in table}):
+        nodata = " (0 is nodata)" if 0 in unknown else ""
+        raise GeoflowError(f"the {what} has the codes {unknown}{nodata}, not among the classes {sorted(table)}")
+    return np.array([table[v] for v in found], np.intp)
+
+
+def _counts(values: ArrayLike, what: str) -> NDArray[np.int64]:
+    given = np.asarray(values)
+    whole = given.astype(np.int64)
+    if not np.array_equal(whole, given) or (whole < 0).any():
+        raise GeoflowError(f"{what} must be whole numbers of 0 or more, not {given.tolist()}")
+    return whole
+
+
+def _weights(areas: ArrayLike) -> NDArray[np.float64]:
+    given = np.atleast_1d(np.asarray(areas, float))
+    if not (given >= 0).all() or not given.sum() > 0:
+        raise GeoflowError(f"areas must be 0 or more and not all 0, not {given.tolist()}")
+    return given / given.sum()
+
+
+def _shares_of(values: ArrayLike, count: int) -> NDArray[np.float64]:
+    given = np.atleast_1d(np.asarray(values, float))
+    if given.shape != (count,) or not ((given >= 0) & (given <= 1)).all():
+        raise GeoflowError(f"{count} user's accuracies between 0 and 1 are needed, not {given.tolist()}")
+    return given
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
