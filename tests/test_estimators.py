@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoflow.errors import GeoflowError
-from geoflow.mapping.estimators import allocate, compare, estimate, estimate_strata, sample_size
+from geoflow.mapping.estimators import compare, estimate, estimate_strata
+from geoflow.mapping.planning import allocate, sample_size
 
 # Olofsson et al. 2014, table 8: deforestation, gain, forest, non-forest; pixels of 30 m
 MATRIX = [[66, 0, 5, 4], [0, 55, 8, 12], [1, 0, 153, 11], [2, 1, 9, 313]]

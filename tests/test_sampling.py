@@ -15,7 +15,9 @@ from shapely.geometry import box
 
 from geoflow.errors import GeoflowError, GridError, LabelError, LegendError
 from geoflow.legends import legend
-from geoflow.mapping.estimators import allocate
+from geoflow.mapping.planning import allocate
+from geoflow.mapping.references import sample_reference
+from geoflow.mapping.samplefile import read_sample, write_sample
 from geoflow.mapping.sampling import (
     Sample,
     add_map,
@@ -23,9 +25,6 @@ from geoflow.mapping.sampling import (
     compare_maps,
     count_strata,
     draw_sample,
-    read_sample,
-    sample_reference,
-    write_sample,
 )
 
 CORINE = legend("corine")

@@ -1,7 +1,7 @@
 """The stratified random sample of a class map, for people to interpret, and what it says about the map.
 
 Drawing takes two passes over the map, each out of core: `count_strata` (whose table is what
-`geoflow.mapping.estimators.allocate` shares a sample out on) and `draw_sample`. Pixels are drawn as ranks among the
+`geoflow.mapping.planning.allocate` shares a sample out on) and `draw_sample`. Pixels are drawn as ranks among the
 pixels of their stratum, in row-major order over the country, so a seed means the same points whatever the chunks. Ids
 and order are random, so they tell nothing of the strata.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -21,16 +20,13 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
-from geoflow.errors import GeoflowError, GridError, LabelError, LegendError
+from geoflow.errors import GeoflowError, GridError, LegendError
 from geoflow.legends import Legend, listed
 from geoflow.mapping import estimators
 from geoflow.mapping.change import CHANGED
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
-
-POINTS, STRATA, UNITS = "points", "strata", "units"
-"""The layers of a sample's GeoPackage; ``units`` holds what a blind one hides from interpreters."""
 
 _BAND_PX = 1024  # rows read at once of a map that is not chunked
 
@@ -319,113 +315,6 @@ def add_map(sample: Sample, codes: xr.DataArray, legend: Legend, name: str) -> S
     return replace(sample, points=sample.points.assign(**_levels(values.tolist(), legend, name)))
 
 
-def write_sample(sample: Sample, path: str | Path, blind: bool = False) -> Path:
-    """Write a sample as a GeoPackage: layer ``points`` for QGIS, table ``strata``.
-
-    With ``blind``, the points have neither stratum nor map codes: those go to the table ``units``, by ``id``.
-
-    Raises
-    ------
-    GeoflowError
-        If the file exists: it may hold somebody's work.
-    """
-    import pyogrio
-
-    path = Path(path)
-    if path.exists():
-        raise GeoflowError(f"{path} exists and may hold interpretations: write to another file, or remove it first")
-    hidden = [c for c in sample.points.columns if c == "stratum" or "_level" in c] if blind else []
-    sample.points.drop(columns=hidden).pipe(pyogrio.write_dataframe, path, layer=POINTS, driver="GPKG")
-    tables = {STRATA: sample.strata, **({UNITS: pd.DataFrame(sample.points[["id", *hidden]])} if blind else {})}
-    for layer, table in tables.items():
-        pyogrio.write_dataframe(table, path, layer=layer, driver="GPKG")
-    return path
-
-
-def read_sample(path: str | Path, legend: Legend, allow_missing: bool = False) -> Sample:
-    """Read a sample that interpreters have filled in, blind or not.
-
-    Parameters
-    ----------
-    path : str or Path
-        As `write_sample` wrote it; ``reference`` holds codes of the legend, of any level.
-    legend : Legend
-    allow_missing : bool
-        Leave points without a reference out, as if they had not been drawn. That is sound where it is chance which
-        are empty, and biased where the hard ones are.
-
-    Raises
-    ------
-    GeoflowError
-        If the file is no sample, points were added, removed or repeated, or some are empty (counted and named) and
-        ``allow_missing`` is false.
-    LegendError
-        If a reference is no code of the legend (named with the ids).
-    """
-    points, tables = _read_layers(Path(path))
-    if UNITS in tables:
-        points = _reveal(points, tables[UNITS], Path(path))
-    if missing := sorted({"id", "stratum", "reference"} - set(points.columns)):
-        raise GeoflowError(f"{path}: the layer {POINTS!r} lacks the columns {missing}")
-    strata = tables[STRATA].astype({"changed": bool})
-    drawn = points.groupby("stratum").size().to_dict()
-    expected = {name: n for name, n in zip(strata["name"], strata["n"], strict=True) if n}
-    if drawn != expected or points["id"].duplicated().any():
-        raise GeoflowError(
-            f"{path}: points were added, removed or repeated: by stratum there are {drawn}, and {expected} were drawn. "
-            "To leave a point out, empty its reference"
-        )
-    points["reference"] = _reference(points, legend, path)
-    levels = {c: "Int64" for c in points.columns if "_level" in c}
-    points = points.astype(levels)
-    empty = points["reference"].isna()
-    if empty.any() and not allow_missing:
-        raise GeoflowError(
-            f"{path}: {int(empty.sum())} of {len(points)} points have no reference, ids "
-            f"{listed(points.loc[empty, 'id'])}: fill them, or leave them out with allow_missing"
-        )
-    return Sample(points[~empty].reset_index(drop=True), strata)
-
-
-def _read_layers(path: Path) -> tuple[GeoDataFrame, dict[str, pd.DataFrame]]:
-    import pyogrio
-
-    if not path.is_file():
-        raise GeoflowError(f"no sample {path}: there is no such file")
-    try:
-        layers = pyogrio.list_layers(path)[:, 0].tolist()
-        if not {POINTS, STRATA} <= set(layers):
-            raise GeoflowError(
-                f"{path} is no sample: it has the layers {layers}, and {POINTS!r} and {STRATA!r} are needed"
-            )
-        tables = {
-            name: pyogrio.read_dataframe(path, layer=name, read_geometry=False) for name in layers if name != POINTS
-        }
-        return pyogrio.read_dataframe(path, layer=POINTS), tables
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as problem:
-        raise GeoflowError(f"{path} is no sample: {problem}") from None
-
-
-def _reveal(points: GeoDataFrame, units: pd.DataFrame, path: Path) -> GeoDataFrame:
-    """Blind points with their stratum and map codes."""
-    if strangers := sorted(set(points["id"]) ^ set(units["id"])):
-        raise GeoflowError(f"{path}: points were added or removed: ids {listed(strangers)}")
-    return points.merge(units, on="id", how="left", validate="many_to_one")
-
-
-def _reference(points: pd.DataFrame, legend: Legend, path: str | Path) -> Any:
-    """The references as Int64, 0 and blanks empty."""
-    given = points["reference"]
-    text = given.astype(str).str.strip()
-    values = pd.to_numeric(given, errors="coerce")
-    known = {code for level in legend.levels for code in legend.codes(level)}
-    empty = given.isna() | text.isin(["", "0", "0.0"])
-    if (bad := ~empty & ~values.isin(known)).any():
-        where = [f"{t!r} (id {i})" for t, i in zip(text[bad], points.loc[bad, "id"], strict=True)]
-        raise LegendError(f"{path}: references that legend {legend.name!r} does not hold: {listed(where)}")
-    return values.where(~empty).astype("Int64")
-
-
 def assess(sample: Sample, legend: Legend, level: int | None = None, name: str = "map") -> estimators.Assessment:
     """Accuracy and areas of a map at a level, from an interpreted sample; see `estimate_strata`.
 
@@ -482,97 +371,6 @@ def _at_level(points: pd.DataFrame, legend: Legend, level: int) -> list[int]:
     if coarse := [i for i, c in zip(points["id"], codes, strict=True) if legend.level_of(c) < level]:
         raise GeoflowError(f"the references of ids {listed(coarse)} are coarser than level {level}")
     return [legend.ancestor(c, level) for c in codes]
-
-
-def sample_reference(sample: Sample, path: str | Path, legend: Legend, column: str | None = None) -> Sample:
-    """Fill what is empty of ``reference`` from a reference raster or polygons, at the points.
-
-    Parameters
-    ----------
-    path : str or Path
-        A raster of class codes, or a vector file of polygons; any CRS. Points outside, on nodata or on 0 stay empty.
-    legend : Legend
-    column : str, optional
-        The polygons' column with the class (code or name). For a raster, ``"grid_code"`` or ``"clc_code"`` where its
-        values are not the legend's codes.
-
-    Raises
-    ------
-    LabelError
-        If the file cannot be read, the column is missing, or polygons of different classes hold one point.
-    LegendError
-        If a value is no class of the legend.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise LabelError(f"no reference {path}: there is no such file")
-    if _is_vector(path):
-        values = _from_polygons(sample.points, path, legend, column)
-    else:
-        values = _from_raster(sample.points, path, legend, column)
-    found = pd.Series(pd.array(values, dtype="Int64"), index=sample.points.index).replace(0, pd.NA)
-    return replace(sample, points=sample.points.assign(reference=sample.points["reference"].fillna(found)))
-
-
-def _is_vector(path: Path) -> bool:
-    import pyogrio
-
-    try:
-        return len(pyogrio.list_layers(path)) > 0
-    except pyogrio.errors.DataSourceError:
-        return False
-
-
-def _from_raster(points: GeoDataFrame, path: Path, legend: Legend, column: str | None) -> list[int]:
-    import rasterio
-
-    try:
-        with rasterio.open(path) as source:
-            if source.crs is None:
-                raise LabelError(f"{path} has no CRS")
-            at = points.geometry.to_crs(source.crs.to_wkt())
-            read = source.sample(zip(at.x, at.y, strict=True), indexes=1, masked=True)
-            values = [0 if one.mask.any() else one.item() for one in read]
-    except rasterio.errors.RasterioIOError as problem:
-        raise LabelError(f"{path}: cannot be read as a raster or as polygons: {problem}") from None
-    return [_class_of(v, legend, str(path), column) for v in values]
-
-
-def _from_polygons(points: GeoDataFrame, path: Path, legend: Legend, column: str | None) -> list[int]:
-    import pyogrio
-
-    box = tuple(points.geometry.to_crs(pyogrio.read_info(path)["crs"]).total_bounds)
-    shapes = pyogrio.read_dataframe(path, bbox=box)
-    names = [c for c in shapes.columns if c != "geometry"]
-    if column not in names:
-        raise LabelError(f"{path} has no column {column!r}; name one of {names}")
-    at = points[["id", "geometry"]].to_crs(shapes.crs)
-    met = at.sjoin(shapes[[column, "geometry"]], predicate="intersects")
-    held: dict[int, set[int]] = {}
-    for point, value in zip(met["id"], met[column], strict=True):
-        held.setdefault(point, set()).add(_class_of(value, legend, str(path), None))
-    if unclear := sorted(i for i, found in held.items() if len(found) > 1):
-        raise LabelError(f"{path}: polygons of different classes hold the points with ids {listed(unclear)}")
-    return [next(iter(held.get(i, {0}))) for i in points["id"]]
-
-
-def _class_of(value: Any, legend: Legend, where: str, coding: str | None) -> int:
-    """A value of a reference as a code of the legend; 0 for nodata."""
-    if value is None or value != value:
-        return 0
-    text = str(value).strip()
-    number = int(float(text)) if text.replace(".", "", 1).isdecimal() and float(text).is_integer() else None
-    tables = {"grid_code": legend.grid_codes, "clc_code": legend.clc_codes}
-    if coding in tables and number is not None and number:
-        if number not in tables[coding]:
-            raise LegendError(f"{where}: {number} is no {coding} of legend {legend.name!r}")
-        return tables[coding][number]
-    if number == 0 or number in legend.nodata_codes or not text:
-        return 0
-    try:
-        return legend.code_of(text if number is None else number)
-    except LegendError as problem:
-        raise LegendError(f"{where}: {problem}") from None
 
 
 def _geobox(codes: xr.DataArray) -> Any:
