@@ -154,6 +154,18 @@ def test_environment_variables(tmp_path, monkeypatch):
     assert load_job(path).labels.source == Path("/data/clc.gpkg")
 
 
+def test_a_relative_path_in_the_environment_is_relative_to_the_shell(tmp_path, monkeypatch):
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "project").mkdir()
+    (tmp_path / "jobs").mkdir()
+    path = write(tmp_path / "jobs", changed("labels.source", "${CORINE}/clc.gpkg"))
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.setenv("CORINE", "../shared")
+    assert load_job(path).labels.source == tmp_path / "shared" / "clc.gpkg"
+    monkeypatch.setenv("CORINE", "a-word")
+    assert load_job(path).labels.source == tmp_path / "jobs" / "a-word" / "clc.gpkg"
+
+
 @pytest.mark.parametrize("text", ["- a\n- b\n", "just text", "a: [", "!!python/object/apply:os.system ['true']"])
 def test_files_that_are_no_job(tmp_path, text):
     with pytest.raises(JobError, match=r"job\.yaml"):

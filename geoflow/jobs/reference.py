@@ -17,7 +17,8 @@ A job is a YAML file that says what to make. Its sections are the stages of the 
 long as what a section needs is in the job or already in the output. [jobs/quickstart.yaml](../jobs/quickstart.yaml) is
 a whole one.
 
-- Paths are relative to the job file. `${NAME}` is replaced by the environment variable of that name.
+- Paths are relative to the job file. `${NAME}` is replaced by the environment variable of that name; a relative path in
+  it is relative to where the command is given.
 - `geoflow run JOB --set grid.tile=1024` replaces a value.
 - An unknown key, a wrong type or a value out of range is an error that names the key and what is accepted.
 - A folder that holds a file named `EVALUATION_ONLY` is a truth: no section but `evaluate` may read from it.

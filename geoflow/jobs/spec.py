@@ -2,7 +2,7 @@
 
 A job is a YAML file whose sections are the stages of the flow. Any subset of them is a job, as long as what a section
 needs is in the job or already in the output. Relative paths are relative to the job file; ``${NAME}`` is replaced by
-that environment variable.
+that environment variable. A relative path in a variable is one from where the command is given, as everywhere in a shell.
 """
 
 from __future__ import annotations
@@ -383,8 +383,14 @@ def _expand(value: Any, source: str) -> Any:
         for name in _VARIABLE.findall(value):
             if name not in os.environ:
                 raise JobError(f"{source} uses ${{{name}}}, but the environment variable {name} is not set")
-        return _VARIABLE.sub(lambda match: os.environ[match[1]], value)
+        return _VARIABLE.sub(lambda match: _from_environment(match[1]), value)
     return value
+
+
+def _from_environment(name: str) -> str:
+    value = os.environ[name]
+    # A path, not a word that happens to be the name of a folder.
+    return os.path.abspath(value) if "/" in value and Path(value).exists() else value
 
 
 def _resolve_paths(job: Job, folder: Path) -> Job:
