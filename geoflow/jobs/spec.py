@@ -2,7 +2,7 @@
 
 A job is a YAML file whose sections are the stages of the flow. Any subset of them is a job, as long as what a section
 needs is in the job or already in the output. Relative paths are relative to the job file; ``${NAME}`` is replaced by
-that environment variable. A relative path in a variable is one from where the command is given, as everywhere in a shell.
+that environment variable. A relative path in a variable is one from where the command is given, as in any shell.
 """
 
 from __future__ import annotations
