@@ -48,9 +48,8 @@ class Surroundings(nn.Module):
     """A pixel with the mean and the spread of each channel in squares around it.
 
     Input float32 (n, channel, y, x); output (n, 7 * channel, y, x): the pixel, then mean and standard deviation for
-    each
-    of `SQUARES`. Squares are cut off at the window's edge. The larger ones are taken at every fourth and eighth pixel
-    and stretched: they vary slowly, and so cost little.
+    each of `SQUARES`. Squares are cut off at the window's edge. The larger ones are taken at every fourth and eighth
+    pixel and stretched: they vary slowly, and so cost little.
     """
 
     SQUARES = ((5, 1), (16, 4), (32, 8))
@@ -84,8 +83,7 @@ class ContextUnet(nn.Module):
     """A U-Net beside a small net of pixels and their surroundings, joined before the last layer.
 
     The small net (the context path) reads the spectrum of each pixel through two 1x1 layers, averages what it found
-    over
-    squares of about 40, 120, 280 and 600 m, as a soft histogram of what lies around the pixel, and mixes both. It has a
+    over squares of about 40, 120, 280 and 600 m, as a soft histogram of what lies around the pixel, and mixes both. It has a
     hundredth of a U-Net's weights, costs a fifth of its time, and learns in some hundred steps from nothing, which a
     deep encoder cannot; and it works at full resolution, where the U-Net of segmentation-models-pytorch has no skip
     connection. The U-Net adds shape and wide context, for as long as it is trained. Its part starts at zero, so that

@@ -39,6 +39,7 @@ def test_the_command_line_loads_nothing_heavy():
         "rasterio",
         "zarr",
         "pydantic",
+        "numba",
         "numpy",
     )
     code = f"import sys, geoflow.cli; print([m for m in {heavy!r} if m in sys.modules])"

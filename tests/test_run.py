@@ -79,7 +79,9 @@ def test_the_output_is_as_documented(finished):
         "/imagery/2018", "/imagery/2024", "/labels/clc2018", "/map/2018", "/map/2024", "/change/2018-2024",
     }  # fmt: skip
     for epoch in ("2018", "2024"):
-        assert set(country[f"map/{epoch}"].data_vars) == {"level1", "level2", "level3", "confidence"}
+        assert set(country[f"map/{epoch}"].data_vars) == {
+                "level1", "level2", "level3", "confidence", "margin", "second", "clear",
+            }  # fmt: skip
     assert set(country["change/2018-2024"].data_vars) == {"change", "from_code", "to_code", "confidence"}
 
 
@@ -134,7 +136,9 @@ def test_the_summary_says_what_happened(finished):
         "patches",
         "classifier",
         "train",
+        "engine",
         "predict",
+        "seams",
         "differences",
         "change",
         "evaluate",
@@ -303,7 +307,7 @@ def test_a_trained_model_is_used_instead_of_training(finished, tiny_job, tmp_pat
     _, out = finished
     job = tiny_job("labels", "classifier", "train", "evaluate", predict={"model": str(out / "model")})
     summary = gf.run(gf.load_job(job), tmp_path / "out", cluster="threads")
-    assert list(summary["stages"]) == ["imagery", "predict", "differences", "change"]
+    assert list(summary["stages"]) == ["imagery", "engine", "predict", "seams", "differences", "change"]
     ours, theirs = gf.open(tmp_path / "out"), gf.open(out)
     for name in ("map/2018/level3", "map/2024/confidence", "change/2018-2024/change"):
         np.testing.assert_array_equal(ours[name].values, theirs[name].values)

@@ -13,8 +13,6 @@ _COG_COMPRESSION = 0.6
 
 def bytes_to_write(flow: Flow) -> int:
     """Upper bound of the store's size: every variable of every group, uncompressed."""
-    from geoflow.jobs import layout
-
     height, width = flow.grid.shape
     pixels, job, legend = height * width, flow.job, flow.legend
     levels = sum(legend.dtype(level).itemsize for level in legend.levels)
@@ -25,7 +23,9 @@ def bytes_to_write(flow: Flow) -> int:
     if job.labels:
         total += levels
     if job.predict:
-        total += len(job.mapped_epochs) * (levels + layout.CONFIDENCE_BYTES)
+        classes = len(legend.codes(legend.levels[-1])) if job.predict.probabilities else 0
+        # Besides the levels: confidence, margin, clear, and the second class.
+        total += len(job.mapped_epochs) * (levels + 3 + legend.dtype(legend.levels[-1]).itemsize + classes)
     if job.change:
         total += 2 + 2 * legend.dtype(legend.levels[-1]).itemsize
     return total * pixels

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from geoflow.errors import JobError
-from geoflow.jobs import work
+from geoflow.jobs import mapwork, work
 from geoflow.jobs.layout import change_group, imagery_group, label_group, map_group
 from geoflow.jobs.resolved import ResolvedJob
-from geoflow.jobs.scenes import identity
+from geoflow.jobs.scenes import footprint_wkb, identity
 from geoflow.jobs.spec import Job
 from geoflow.jobs.tasks import Task
 from geoflow.store.receipts import digest
@@ -32,7 +33,9 @@ VERSIONS = {
     "patches": 1,
     "classifier": 1,
     "train": 1,
-    "predict": 1,
+    "engine": 1,
+    "predict": 2,
+    "seams": 1,
     "differences": 1,
     "change": 2,
     "evaluate": 1,
@@ -46,13 +49,14 @@ class Stage:
     """One stage: its name, what to tell people, and its tasks.
 
     ``tasks`` is called when the stages before it are done, because the ids of its tasks may depend on their results
-    (the map's on the sha256 of the model).
+    (the map's on the sha256 of the model). ``finish`` is called when all its tasks are done.
     """
 
     name: str
     title: str
     tasks: Callable[[], list[Task]]
     prepare: Callable[[], None] = lambda: None
+    finish: Callable[[], None] = lambda: None
 
 
 class Flow(ResolvedJob):
@@ -66,7 +70,7 @@ class Flow(ResolvedJob):
 
     def __init__(self, job: Job, out: Path, limit: int | None = None, refresh: bool = False) -> None:
         super().__init__(job, out, limit, refresh)
-        self._predict_tasks_of: dict[str | None, list[Task]] = {}
+        self._predict_tasks_of: dict[tuple[str | None, str | None], list[Task]] = {}
 
     def stages(self) -> list[Stage]:
         """The job's stages, in the order in which they run."""
@@ -81,7 +85,9 @@ class Flow(ResolvedJob):
         if job.train:
             flow.append(Stage("train", "U-Net", lambda: self._train_tasks))
         if job.predict:
-            flow.append(Stage("predict", "Maps", self._predict_tasks, self._prepare_maps))
+            flow.append(Stage("engine", "Engine", self._engine_tasks))
+            flow.append(Stage("predict", "Maps", self._predict_tasks, self._prepare_maps, self._drop_scratch))
+            flow.append(Stage("seams", "Seams", self._seams_tasks))
         if self.spectral_change:
             flow.append(Stage("differences", "Differences", lambda: self._differences_tasks()))
         if job.change:
@@ -190,38 +196,96 @@ class Flow(ResolvedJob):
         )
         return [self._task("train", "model", _plain(parts), doing)]
 
+    def _engine_tasks(self) -> list[Task]:
+        section, sha256, seed = self.section("predict"), self.model_sha256(), self.job.seed
+        epoch = self.job.mapped_epochs[0]
+        imagery = [t.id for t in self._imagery_tasks if t.key.startswith(f"{epoch}/")]
+        doing = mapwork.EngineWork(
+            self.store_path,
+            tuple(t.id for t in self.tiles),
+            f"imagery/{epoch}",
+            self.model_folder,
+            sha256 or "",
+            section.engine,
+            seed,
+        )
+        return [self._task("engine", "engine", [sha256, section.engine, seed, imagery], doing)]
+
+    def engine(self) -> str | None:
+        """What runs the net, or None while that is not decided."""
+        task = self._engine_tasks()[0]
+        receipt = self.receipts.valid(task.stage, task.key, task.id)
+        return None if receipt is None else str(receipt["engine"])
+
     def _prepare_maps(self) -> None:
+        from geoflow.modelfile import read_header
+
+        codes = read_header(self.model_folder).card.codes if self.section("predict").probabilities else ()
         for epoch in self.job.mapped_epochs:
-            attrs = {"model_sha256": self.model_sha256() or "", "attribution": self.catalog.attribution}
-            self.store.ensure_group(map_group(epoch, self.legend, attrs))
+            attrs = {
+                "model_sha256": self.model_sha256() or "",
+                "engine": self.engine() or "",
+                "attribution": self.catalog.attribution,
+            }
+            self.store.ensure_group(map_group(epoch, self.legend, attrs, codes))
 
     def _predict_tasks(self) -> list[Task]:
         # Made anew once the model is trained: the ids are those of its weights.
-        sha256 = self.model_sha256()
-        if sha256 not in self._predict_tasks_of:
-            self._predict_tasks_of = {sha256: self._make_predict_tasks(sha256)}
-        return self._predict_tasks_of[sha256]
+        identity = self.model_sha256(), self.engine()
+        if identity not in self._predict_tasks_of:
+            self._predict_tasks_of = {identity: self._make_predict_tasks(*identity)}
+        return self._predict_tasks_of[identity]
 
-    def _make_predict_tasks(self, sha256: str | None) -> list[Task]:
+    def _make_predict_tasks(self, sha256: str | None, engine: str | None) -> list[Task]:
         halo = self._model_halo() if sha256 else 0
         imagery = {t.key: t.id for t in self._imagery_tasks}
-        border = digest(self.border.hex())
+        border, kept = digest(self.border.hex()), self.section("predict").probabilities
+        mapped = {t.id for t in self.tiles}
         tasks = []
         for epoch in self.job.mapped_epochs:
+            scratch = self._scratch / digest(epoch, sha256, engine, imagery)[:16]
             for tile in self.tiles:
-                near = [f"{epoch}/{t.id}" for t in tile.neighbourhood(halo)]
-                read = [imagery[key] for key in near if key in imagery]
-                doing = work.PredictWork(
+                near = [t.id for t in tile.neighbourhood(halo)]
+                read = [imagery[key] for key in (f"{epoch}/{name}" for name in near) if key in imagery]
+                doing = mapwork.PredictWork(
                     self.store_path,
                     tile.id,
                     f"imagery/{epoch}",
                     f"map/{epoch}",
                     self.model_folder,
                     sha256 or "",
+                    engine or "",
+                    kept,
                     self.border,
                     str(self.area.crs),
+                    tuple(name for name in near if name in mapped),
+                    scratch,
                 )
-                tasks.append(self._task("predict", f"{epoch}/{tile.id}", [epoch, tile.id, sha256, read, border], doing))
+                parts = [epoch, tile.id, sha256, engine, kept, read, border]
+                tasks.append(self._task("predict", f"{epoch}/{tile.id}", parts, doing))
+        return tasks
+
+    @property
+    def _scratch(self) -> Path:
+        """Windows that tiles leave for each other while the maps are made."""
+        return self.out / "scratch"
+
+    def _drop_scratch(self) -> None:
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _seams_tasks(self) -> list[Task]:
+        from geoflow.modelfile import read_header
+
+        maps, level = {t.key: t.id for t in self._predict_tasks()}, self.legend.levels[-1]
+        card = read_header(self.model_folder).card if self.model_sha256() else None
+        core, blend = (0, 0) if card is None else (card.core_px, min(card.halo_px, card.core_px // 2))
+        tasks = []
+        for epoch in self.job.mapped_epochs:
+            for tile in self.tiles:
+                read = [maps.get(f"{epoch}/{t.id}") for t in tile.neighbourhood(1)]
+                footprints = tuple(footprint_wkb(item) for item in self.scenes[epoch].on(tile))
+                doing = mapwork.SeamsWork(self.store_path, tile.id, f"map/{epoch}", level, core, blend, footprints)
+                tasks.append(self._task("seams", f"{epoch}/{tile.id}", [level, core, blend, read], doing))
         return tasks
 
     def _model_halo(self) -> int:
@@ -251,7 +315,7 @@ class Flow(ResolvedJob):
         epochs = (section.before, section.after)
         imagery = [t.id for t in self._imagery_tasks if t.key.split("/")[0] in epochs]
         tiles = tuple(t.id for t in self.tiles)
-        doing = work.DifferencesWork(
+        doing = mapwork.DifferencesWork(
             self.store_path,
             tiles,
             (f"imagery/{section.before}", f"imagery/{section.after}"),
@@ -271,7 +335,7 @@ class Flow(ResolvedJob):
             near = tile.neighbourhood(self.mmu_px)
             read = [maps.get(f"{e}/{t.id}") for e in (section.before, section.after) for t in near]
             parts = [tile.id, section.before, section.after, level, section.min_confidence, self.mmu_px, read, learned]
-            doing = work.ChangeWork(
+            doing = mapwork.ChangeWork(
                 self.store_path,
                 tile.id,
                 f"map/{section.before}",

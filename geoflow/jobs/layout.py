@@ -11,10 +11,10 @@ from geoflow.store.zarr import Group, Variable
 if TYPE_CHECKING:
     from geoflow.legends import Legend
 
-CONFIDENCE_BYTES = 1
-CONFIDENCE = Variable(
-    "confidence", "uint8", 255, attrs={"long_name": "probability of the class at the deepest level", "units": "percent"}
-)
+_CLEAR = {"long_name": "fewest clear observations in any period; 0: mapped without that period", "units": "1"}
+_CONFIDENCE = {"long_name": "probability of the class at the deepest level", "units": "percent"}
+_MARGIN = {"long_name": "probability of the class less that of the second class", "units": "percent"}
+_PROBABILITY = {"long_name": "probability of each class", "units": "1", "scale_note": "divide by 250"}
 
 
 def imagery_group(epoch: str, coords: Mapping[str, Sequence[str]], attrs: Mapping[str, Any]) -> Group:
@@ -35,9 +35,21 @@ def label_group(name: str, legend: Legend, source: str) -> Group:
     return Group(f"labels/{name}", _levels(legend), attrs={"legend": legend.name, "source": source})
 
 
-def map_group(epoch: str, legend: Legend, attrs: Mapping[str, Any]) -> Group:
-    """The land cover map of one epoch."""
-    return Group(f"map/{epoch}", (*_levels(legend), CONFIDENCE), attrs={"legend": legend.name, **attrs})
+def map_group(epoch: str, legend: Legend, attrs: Mapping[str, Any], probabilities: Sequence[int] = ()) -> Group:
+    """The land cover map of one epoch; ``probabilities`` are the classes whose probabilities it keeps, if any."""
+    deepest = legend.levels[-1]
+    second = {"long_name": "most probable of the other classes", **legend.flags(deepest)}
+    variables = [
+        *_levels(legend),
+        Variable("confidence", "uint8", 255, attrs=_CONFIDENCE),
+        Variable("margin", "int8", -128, attrs=_MARGIN),
+        Variable("second", str(legend.dtype(deepest)), 0, attrs=second),
+        Variable("clear", "uint8", 255, attrs=_CLEAR),
+    ]
+    coords = {"class": [str(code) for code in sorted(probabilities)]} if probabilities else {}
+    if probabilities:
+        variables.append(Variable("probabilities", "uint8", 255, ("class",), _PROBABILITY))
+    return Group(f"map/{epoch}", tuple(variables), coords, {"legend": legend.name, **attrs})
 
 
 def change_group(before: str, after: str, legend: Legend, attrs: Mapping[str, Any]) -> Group:

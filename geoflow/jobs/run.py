@@ -127,6 +127,8 @@ def _run_stage(run: Run, stage: Stage, client: _Lazily, console: Console) -> Non
             ready = client.get()
             with progress.listening(ready):
                 run_tasks(ready, todo, run.flow.out, outcome, progress.advance)
+    if not outcome.failed:
+        stage.finish()
     run.seconds[stage.name] = time.monotonic() - start
 
 

@@ -63,6 +63,13 @@ def identity(item: dict[str, Any]) -> list[Any]:
     return [item["id"], item["properties"]["datetime"], links, item["properties"]["geoflow:offset"]["add"]]
 
 
+def footprint_wkb(item: dict[str, Any]) -> bytes:
+    """Where a scene has pixels, as WKB in EPSG:4326."""
+    from geoflow.imagery.items import footprint
+
+    return bytes(footprint(item).to_crs("EPSG:4326").geom.wkb)
+
+
 def find_scenes(
     section: Imagery, catalog: Catalog, area: Geometry, folder: Path, refresh: bool = False
 ) -> list[Scenes]:

@@ -185,6 +185,16 @@ class Predict(Section):
 
     model: Path | None = Field(None, description="a trained model folder, instead of training one")
     epochs: tuple[Name, ...] | None = Field(None, min_length=1, description="which epochs; all by default")
+    engine: Literal[
+        "auto", "torch", "openvino", "torch-fp32", "torch-bf16", "torch-fp16", "openvino-fp32", "openvino-bf16"
+    ] = Field(
+        "auto",
+        description="what runs the net; any but `torch-fp32` is first compared with it on the job's own imagery, and "
+        "used only where 99.9 % of the pixels get the same class",
+    )
+    probabilities: bool = Field(
+        False, description="also keep the probabilities of all classes, a byte each: for relabelling and time series"
+    )
 
 
 class Change(Section):

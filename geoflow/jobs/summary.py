@@ -5,6 +5,7 @@ Its keys are described in docs/summary.md.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -58,6 +59,8 @@ def summarise(run: Run) -> dict[str, Any]:
         summary["areas_ha"] = _areas(receipts["predict"], flow)
     if "change" in receipts and flow.job.change:
         summary["change"] = _change(receipts["change"], flow)
+    if receipts.get("seams"):
+        summary["seams"] = _seams(receipts["seams"])
     if receipts.get("evaluate"):
         summary["accuracy"] = accuracy_summary(receipts["evaluate"].values(), flow)
     if run.status == "complete" and flow.job.predict:
@@ -129,6 +132,21 @@ def _change(receipts: Mapping[str, Mapping[str, Any]], flow: Flow) -> dict[str, 
             "changed_ha": round(sum(hectares.values()), 4),
             "transitions": transitions,
         }
+    }
+
+
+def _seams(receipts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Borders of the process against the interior, per epoch: see `geoflow.mapping.seams`."""
+    from geoflow.mapping.seams import Pairs, compare
+
+    counted: dict[str, dict[str, Pairs]] = {}
+    for key, receipt in receipts.items():
+        into = counted.setdefault(key.partition("/")[0], {})
+        for kind, counts in receipt["pairs"].items():
+            into[kind] = into.get(kind, Pairs()) + Pairs(**counts)
+    return {
+        epoch: {kind: dataclasses.asdict(seam) for kind, seam in compare(kinds).items()}
+        for epoch, kinds in counted.items()
     }
 
 

@@ -6,7 +6,6 @@ receipt. Heavy imports happen in the worker, when the work is done.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -48,18 +47,18 @@ class TileWork:
         return store, store.grid.tile_by_id(self.tile)
 
 
-def _compute(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
+def computed(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
     """The arrays of a lazy dataset, in this process: a task never asks the cluster that it runs on."""
     done = dataset.compute(scheduler="threads")
     return {str(name): done[name].values for name in done.data_vars}
 
 
-def _written(store: Store, group: str, tile: Tile, arrays: Mapping[str, NDArray[Any]]) -> tuple[Path, ...]:
+def written(store: Store, group: str, tile: Tile, arrays: Mapping[str, NDArray[Any]]) -> tuple[Path, ...]:
     store.write(group, tile, arrays)
     return tuple(store.chunk_files(group, list(arrays), tile))
 
 
-def _counts(codes: NDArray[Any]) -> dict[str, int]:
+def counts_of(codes: NDArray[Any]) -> dict[str, int]:
     """Pixels of each class, nodata left out."""
     values, counts = np.unique(codes, return_counts=True)
     return {str(int(v)): int(n) for v, n in zip(values, counts, strict=True) if v != 0}
@@ -78,8 +77,8 @@ class CompositeWork(TileWork):
         from geoflow.imagery import composite_tile
 
         store, tile = self.open()
-        arrays = _compute(composite_tile(self.items, tile.geobox, self.options, self.catalog))
-        files = _written(store, self.group, tile, arrays)
+        arrays = computed(composite_tile(self.items, tile.geobox, self.options, self.catalog))
+        files = written(store, self.group, tile, arrays)
         clear = arrays["clear"]
         content = {
             "scenes": [item["id"] for item in self.items],
@@ -108,8 +107,8 @@ class LabelWork(TileWork):
             f"level{level}": self.legend.to_level(codes, level).astype(self.legend.dtype(level))
             for level in self.legend.levels
         }
-        files = _written(store, self.group, tile, arrays)
-        return Done({"counts": _counts(arrays[f"level{self.legend.levels[-1]}"])}, files)
+        files = written(store, self.group, tile, arrays)
+        return Done({"counts": counts_of(arrays[f"level{self.legend.levels[-1]}"])}, files)
 
 
 def area_mask(border: bytes, crs: str, tile: Tile) -> NDArray[np.bool_]:
@@ -210,147 +209,6 @@ class TrainWork:
 
 def _model_files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(p for p in folder.iterdir() if p.is_file()))
-
-
-@dataclass(frozen=True)
-class PredictWork(TileWork):
-    """Composites to a land cover map of one tile."""
-
-    imagery: str
-    group: str
-    model: Path
-    sha256: str
-    border: bytes
-    border_crs: str
-
-    def __call__(self) -> Done:
-        from geoflow.mapping.predict import predict_region
-        from geoflow.modelfile import load_model
-
-        store, tile = self.open()
-        model = load_model(self.model, self.sha256)
-        cube = store.dataset(self.imagery)["reflectance"]
-        arrays = _compute(predict_region(cube, model, tile.y, tile.x))
-        inside = area_mask(self.border, self.border_crs, tile)
-        for name, values in arrays.items():
-            values[~inside] = 255 if name == "confidence" else 0
-        files = _written(store, self.group, tile, arrays)
-        levels = {name: _counts(values) for name, values in arrays.items() if name != "confidence"}
-        observed = arrays["level1"] != 0
-        confidence = float(arrays["confidence"][observed].mean()) if observed.any() else None
-        content = {
-            "counts": levels,
-            "mean_confidence": confidence,
-            "inside_px": int(inside.sum()),
-            "unmapped_px": int((inside & ~observed).sum()),
-        }
-        return Done(content, files)
-
-
-SAMPLED_CHUNKS, SAMPLED_STEP = 96, 3
-"""Usual differences are learned from so many chunks of a country, every so many pixels along both axes."""
-
-
-@dataclass(frozen=True)
-class DifferencesWork:
-    """A sample of two epochs to the differences that are usual for each class, for the change stage."""
-
-    store: Path
-    tiles: tuple[str, ...]
-    imagery: tuple[str, str]
-    map: str
-    level: int
-    seed: int
-    target: Path
-
-    def __call__(self) -> Done:
-        from geoflow.mapping.spectral import SpectralChange
-        from geoflow.store.receipts import write_json
-        from geoflow.store.zarr import open_for_writing
-
-        store = open_for_writing(self.store)
-        regions = [region for name in self.tiles for region in store.grid.tile_by_id(name).chunks()]
-        order = np.random.default_rng(self.seed).permutation(len(regions))[:SAMPLED_CHUNKS]
-        samples = (self._sample(store, *regions[at]) for at in sorted(order))
-        learned = SpectralChange.fit(samples)
-        write_json(self.target, learned.to_dict())
-        return Done({"classes": sorted(learned.mean), "changed_share": learned.share[1]}, (self.target,))
-
-    def _sample(self, store: Store, y: slice, x: slice) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        differences, known = _difference(store, self.imagery, y, x)
-        codes = store.dataset(self.map)[f"level{self.level}"].isel(y=y, x=x).values
-        every = (slice(None, None, SAMPLED_STEP),) * 2
-        classes = np.where(known, codes, 0)[every]
-        return differences[:, *every].reshape(len(differences), -1), classes.reshape(-1)
-
-
-def _difference(
-    store: Store, imagery: tuple[str, str], y: slice, x: slice
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    from geoflow.mapping.spectral import difference
-
-    before, after = (
-        store.dataset(group)["reflectance"].isel(y=y, x=x).compute(scheduler="threads").values for group in imagery
-    )
-    return difference(before, after)
-
-
-@dataclass(frozen=True)
-class ChangeWork(TileWork):
-    """Two maps to the change between them, for one tile.
-
-    With ``differences``, a file of `DifferencesWork`, only what also changed in the scenes of ``imagery`` counts.
-    """
-
-    before: str
-    after: str
-    group: str
-    level: int
-    min_confidence: int
-    mmu_px: int
-    imagery: tuple[str, str]
-    differences: Path | None
-
-    def __call__(self) -> Done:
-        from geoflow.mapping.change import detect_change
-
-        store, tile = self.open()
-        # A patch of fewer than mmu_px pixels that reaches into the tile ends within mmu_px pixels of it.
-        y, x = tile.padded(self.mmu_px)
-        before, after = (store.dataset(group).isel(y=y, x=x) for group in (self.before, self.after))
-        probability = self._probability(store, tile, before)
-        change = detect_change(before, after, self.level, self.min_confidence, self.mmu_px, probability)
-        inner = {
-            "y": slice(tile.y.start - y.start, tile.y.stop - y.start),
-            "x": slice(tile.x.start - x.start, tile.x.stop - x.start),
-        }
-        arrays = _compute(change.isel(inner))
-        files = _written(store, self.group, tile, arrays)
-        return Done({"transitions": _transitions(arrays), "states": _counts(arrays["change"])}, files)
-
-    def _probability(self, store: Store, tile: Tile, before: xr.Dataset) -> xr.DataArray | None:
-        """The chance of a change in the tile and its margin, from the scenes; None without ``differences``."""
-        from geoflow.mapping.spectral import HALO_PX, SpectralChange
-
-        if self.differences is None:
-            return None
-        learned = SpectralChange.from_dict(json.loads(self.differences.read_text(encoding="utf-8")))
-        (wide_y, wide_x), (y, x) = tile.padded(self.mmu_px + HALO_PX), tile.padded(self.mmu_px)
-        inner = (
-            slice(y.start - wide_y.start, y.stop - wide_y.start),
-            slice(x.start - wide_x.start, x.stop - wide_x.start),
-        )
-        differences, known = _difference(store, self.imagery, wide_y, wide_x)
-        classes = before[f"level{self.level}"]
-        return classes.copy(data=learned.probability(differences[:, *inner], known[inner], classes.values))
-
-
-def _transitions(arrays: Mapping[str, NDArray[Any]]) -> list[list[int]]:
-    """[from, to, pixels] of the changed pixels."""
-    changed = arrays["from_code"] != 0
-    pairs = np.stack([arrays["from_code"][changed], arrays["to_code"][changed]]).astype(np.int64)
-    found, counts = np.unique(pairs, axis=1, return_counts=True)
-    return [[int(a), int(b), int(n)] for (a, b), n in zip(found.T, counts, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class SegmenterOptions:
     rarity: float = 0.3
     jitter: float = 0.02
     average: float = 0.95
-    map_window_px: int = 320
+    map_window_px: int = 576
     map_halo_px: int = 32
     seed: int = 0
     memory_mb: int = 512

@@ -1,17 +1,16 @@
 """From a reflectance cube to a land cover map, lazily, through `map_blocks`.
 
-The map is made window by window. Windows are anchored to the origin of the array at multiples of the model's core
-(the window without its halo), each pixel is decided by exactly one window, and a window always sees the same pixels:
-those of the cube, and nodata beyond its edge. So the map does not depend on chunks, tiles, workers or batches. The
-cube is rechunked to multiples of the core; chunks that already are stay as they are.
+The map is made window by window (`geoflow.mapping.windows`): a window sees the same pixels whoever asks for it, windows
+fade into each other where they overlap, and the class of a pixel is decided last, from the mean of what they say. So
+the map does not depend on chunks, tiles, workers or batches.
+
+A block of the map needs the windows over its border too, and so does its neighbour. With a folder for `Scratch`, such a
+window runs once; without, once for each.
 """
 
 from __future__ import annotations
 
-import functools
-import os
-import sys
-import threading
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,44 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from geoflow.errors import GridError, ModelError
-from geoflow.inputs import NODATA
-from geoflow.mapping.decode import CONFIDENCE_NODATA, Ladder, decode
+from geoflow.mapping.decode import Ladder, decision_type
+from geoflow.mapping.engines import check_name
+from geoflow.mapping.sweep import Block, sweep
+from geoflow.mapping.windows import Lattice
 from geoflow.modelfile import LoadedModel, ModelCard, ModelRef, load_model
 
-TARGET_CHUNK_PX = 1024
-"""Edge of the chunks that a cube is cut into where its own are no multiple of the core."""
-
-_NET_LOCK = threading.Lock()
-"""One net at a time in a process: it uses all of the process's threads, while other tasks read and write."""
+BLOCK_BYTES, BLOCK_PX = 2**28, 4096
+"""A block of the map is as large as these allow: imagery that it reads, and pixels a side. The larger, the fewer
+windows lie over its border."""
 
 
-def predict(cube: xr.DataArray, model: str | Path | LoadedModel) -> xr.Dataset:
+@dataclass(frozen=True)
+class MapOptions:
+    """How a map is made.
+
+    Attributes
+    ----------
+    engine : str
+        What runs the net: ``auto``, ``torch``, ``openvino`` or one of `geoflow.mapping.engines.ENGINES`. ``auto`` is
+        the fastest that the machine has, untried; a job tries it first (`geoflow.mapping.engines.choose_engine`).
+    probabilities : bool
+        Whether to keep the probabilities of all classes.
+    scratch : str, optional
+        Folder of windows that other blocks left and need, for this cube, model and engine alone.
+    """
+
+    engine: str = "auto"
+    probabilities: bool = False
+    scratch: str | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.engine)
+
+
+DEFAULT = MapOptions()
+
+
+def predict(cube: xr.DataArray, model: str | Path | LoadedModel, options: MapOptions = DEFAULT) -> xr.Dataset:
     """Map the land cover of a whole cube.
 
     Parameters
@@ -44,30 +69,36 @@ def predict(cube: xr.DataArray, model: str | Path | LoadedModel) -> xr.Dataset:
         grid.
     model : path or LoadedModel
         A segmenter.
+    options : MapOptions
 
     Returns
     -------
-    xr.Dataset, dims (y, x), lazy
-        ``level1`` .. ``levelN`` (uint8 or uint16 codes, 0 nodata) and ``confidence`` (uint8 percent, 255 nodata), as
-        `geoflow.mapping.decode.decode` defines them. Coordinates of ``cube`` along y and x, and its CRS, are kept.
+    xr.Dataset, lazy
+        With dims (y, x): ``level1`` .. ``levelN`` (uint8 or uint16 codes, 0 nodata), which nest; ``confidence`` (uint8
+        percent, 255 nodata), ``margin`` (int8 percent, -128 nodata) and ``second`` (code at the deepest level, 0
+        nodata), as `geoflow.mapping.decode.decision_type` defines them. Where asked for, ``probabilities`` (uint8 parts
+        of 250, 255 nodata; dims (class, y, x), ``class`` holds the codes). Coordinates of ``cube`` along y and x, and
+        its CRS, are kept.
 
     Raises
     ------
     ModelError
-        If the model is no segmenter, or the cube lacks a band or period that it reads.
+        If the model is no segmenter, the cube lacks a band or period that it reads, or the engine is unknown.
     """
-    return predict_region(cube, model, slice(0, cube.sizes["y"]), slice(0, cube.sizes["x"]))
+    return predict_region(cube, model, slice(0, cube.sizes["y"]), slice(0, cube.sizes["x"]), options)
 
 
-def predict_region(cube: xr.DataArray, model: str | Path | LoadedModel, y: slice, x: slice) -> xr.Dataset:
+def predict_region(
+    cube: xr.DataArray, model: str | Path | LoadedModel, y: slice, x: slice, options: MapOptions = DEFAULT
+) -> xr.Dataset:
     """Map a part of a cube, exactly as `predict` maps it within the whole.
 
     Only the windows that meet the part are put into the graph, so that the task of one tile stays small whatever the
-    country's size. A part whose borders are multiples of the model's core costs no more than its own pixels.
+    country's size.
 
     Parameters
     ----------
-    cube, model
+    cube, model, options
         See `predict`; ``cube`` is the whole cube.
     y, x : slice
         The part, in pixels of the whole cube.
@@ -84,17 +115,36 @@ def predict_region(cube: xr.DataArray, model: str | Path | LoadedModel, y: slice
     if card.kind != "segmenter":
         raise ModelError(f"{loaded.path} is a {card.kind}: it names the classes of a patch; a map needs a segmenter")
     picked = pick_inputs(cube, card)
-    spans = [_Span.around(part, picked.sizes[dim], dim, card.core_px) for part, dim in ((y, "y"), (x, "x"))]
-    stacked = _windows(picked, loaded.ref, card, spans)
-    part = {"y": slice(spans[0].start, spans[0].stop), "x": slice(spans[1].start, spans[1].stop)}
+    part = {"y": _checked(y, picked.sizes["y"], "y"), "x": _checked(x, picked.sizes["x"], "x")}
+    decided = _decided(picked, loaded.ref, card, part["y"], part["x"], options)
     inner = picked.isel(part)
     coords = {k: v for k, v in inner.coords.items() if set(v.dims) <= {"y", "x"} and k not in ("band", "period")}
+    return _as_dataset(decided, card, coords)
+
+
+def _as_dataset(decided: da.Array, card: ModelCard, coords: dict[Any, Any]) -> xr.Dataset:
+    """Positions of classes to codes, a variable each."""
     out = xr.Dataset(coords=coords)
-    levels = card.legend.levels
+    ladder, levels = Ladder.of(card.legend, card.codes), card.legend.levels
     for at, level in enumerate(levels):
-        out[f"level{level}"] = (("y", "x"), stacked[at].astype(card.legend.dtype(level)))
-    out["confidence"] = (("y", "x"), stacked[len(levels)].astype(np.uint8))
+        out[f"level{level}"] = (("y", "x"), _looked_up(decided["best"], ladder, at, card.legend.dtype(level)))
+    out["confidence"] = (("y", "x"), decided["confidence"])
+    out["margin"] = (("y", "x"), decided["margin"])
+    out["second"] = (("y", "x"), _looked_up(decided["second"], ladder, -1, card.legend.dtype(levels[-1])))
+    if "probabilities" in (decided.dtype.names or ()):
+        ascending = np.argsort(ladder.codes[-1])
+        out = out.assign_coords({"class": ladder.codes[-1][ascending].astype(card.legend.dtype(levels[-1]))})
+        out["probabilities"] = (("class", "y", "x"), decided["probabilities"][..., ascending].transpose(2, 0, 1))
     return out
+
+
+def _looked_up(positions: da.Array, ladder: Ladder, level: int, dtype: Any) -> da.Array:
+    table = ladder.table(level).astype(dtype)
+    return da.map_blocks(_take, positions, table, dtype=table.dtype, meta=np.empty((0, 0), table.dtype))
+
+
+def _take(positions: NDArray[np.uint16], table: NDArray[Any]) -> NDArray[Any]:
+    return table[positions]
 
 
 def pick_inputs(cube: xr.DataArray, card: ModelCard) -> xr.DataArray:
@@ -117,143 +167,50 @@ def pick_inputs(cube: xr.DataArray, card: ModelCard) -> xr.DataArray:
     return cube
 
 
-@dataclass(frozen=True)
-class _Span:
-    """A stretch of pixels along one axis, and the whole cores around it."""
-
-    start: int
-    stop: int
-    first: int
-    last: int
-    size: int
-
-    @classmethod
-    def around(cls, part: slice, size: int, dim: str, core: int) -> _Span:
-        start, stop, step = part.indices(size)
-        if step != 1 or (part.stop is not None and part.stop > size) or stop <= start:
-            raise GridError(f"the part {part} along {dim} is not within the {size} pixels of the cube")
-        return cls(start, stop, start // core * core, -(-stop // core) * core, size)
+def _checked(part: slice, size: int, dim: str) -> slice:
+    start, stop, step = part.indices(size)
+    if step != 1 or (part.stop is not None and part.stop > size) or stop <= start:
+        raise GridError(f"the part {part} along {dim} is not within the {size} pixels of the cube")
+    return slice(start, stop)
 
 
-def _windows(cube: xr.DataArray, model: ModelRef, card: ModelCard, spans: list[_Span]) -> da.Array:
-    """uint16 (level... and confidence, y, x) of the part that ``spans`` describe."""
-    core, halo, ring = card.core_px, card.halo_px, -(-card.halo_px // card.core_px) * card.core_px
-    take, pad, chunks = [], [(0, 0), (0, 0)], []
+def _decided(cube: xr.DataArray, model: ModelRef, card: ModelCard, y: slice, x: slice, options: MapOptions) -> da.Array:
+    """`decision_type` (y, x) of a part of the cube."""
+    lattice = Lattice.over((cube.sizes["y"], cube.sizes["x"]), card.core_px, card.halo_px)
     own = dict(zip(cube.dims, cube.chunks, strict=True)) if cube.chunks is not None else {}
-    for span, dim in zip(spans, ("y", "x"), strict=True):
-        # One ring of cores around the part: its pixels serve as halo, its own windows are never computed.
-        low, high = span.first - ring, span.last + ring
-        take.append(slice(max(0, low), min(span.size, high)))
-        pad.append((max(0, -low), max(0, high - span.size)))
-        inner = _chunk_sizes(span, own.get(dim), core)
-        chunks.append((ring, *inner, ring) if ring else inner)
-    data = da.asarray(cube.isel(y=take[0], x=take[1]).data)
-    data = da.pad(data, pad, mode="constant", constant_values=NODATA)
-    data = data.rechunk((-1, -1, *chunks))
-    if halo:
-        boundary = {0: "none", 1: "none", 2: NODATA, 3: NODATA}
-        data = da.overlap.overlap(data, {0: 0, 1: 0, 2: halo, 3: halo}, boundary, allow_rechunk=False)
-    mapped = da.map_blocks(
-        _predict_block,
+    size = _block_px(cube.sizes["period"] * cube.sizes["band"], card.window_px)
+    rows, cols = (_blocks(part, size, own.get(dim)) for part, dim in ((y, "y"), (x, "x")))
+    blocks = [[_one_block(cube, model, Block(lattice, row, col), options, card) for col in cols] for row in rows]
+    return da.block(blocks)
+
+
+def _block_px(channels: int, window_px: int) -> int:
+    """Pixels a side of a block whose imagery stays within `BLOCK_BYTES`."""
+    fitting = int((BLOCK_BYTES / (2 * channels)) ** 0.5) - 2 * window_px
+    return max(window_px, min(BLOCK_PX, fitting))
+
+
+def _blocks(part: slice, size: int, own: tuple[int, ...] | None) -> list[slice]:
+    """A stretch of the cube cut into blocks, at the cube's own chunk borders where that is possible."""
+    chunk = max(own) if own else size
+    step = max(size // chunk, 1) * chunk
+    # Counted from the cube's origin, so that blocks of a part meet those of the cube.
+    edges = [part.start, *range((part.start // step + 1) * step, part.stop, step), part.stop]
+    return [slice(a, b) for a, b in itertools.pairwise(edges)]
+
+
+def _one_block(cube: xr.DataArray, model: ModelRef, block: Block, options: MapOptions, card: ModelCard) -> da.Array:
+    seen_y, seen_x = block.seen
+    data = da.asarray(cube.isel(y=seen_y, x=seen_x).data).rechunk(-1)
+    dtype = decision_type(len(card.codes) if options.probabilities else 0)
+    return da.map_blocks(
+        sweep,
         data,
         model=model,
-        dtype=np.uint16,
+        block=block,
+        options=options,
+        dtype=dtype,
         drop_axis=[0, 1],
-        new_axis=0,
-        chunks=(len(card.legend.levels) + 1, *chunks),
-        meta=np.empty((0, 0, 0), np.uint16),
+        chunks=((block.height,), (block.width,)),
+        meta=np.empty((0, 0), dtype),
     )
-    y, x = (slice(ring + s.start - s.first, ring + s.stop - s.first) for s in spans)
-    return mapped[:, y, x]
-
-
-def _chunk_sizes(span: _Span, own: tuple[int, ...] | None, core: int) -> tuple[int, ...]:
-    """Chunks of the cores of a span: near the cube's own, and always multiples of the core."""
-    wanted = max(own) if own else TARGET_CHUNK_PX
-    size = max(core, wanted // core * core)
-    # Counted from the cube's origin, so that chunks of a part meet those of the cube.
-    edges = [span.first, *range((span.first // size + 1) * size, span.last, size), span.last]
-    return tuple(int(n) for n in np.diff(edges))
-
-
-# --- inside a task --------------------------------------------------------------------------------------------------
-
-
-def _predict_block(block: NDArray[np.int16], model: ModelRef) -> NDArray[np.uint16]:
-    """All windows of one chunk with its halo: int16 (period, band, y, x) to uint16 (level... and confidence, y, x)."""
-    runner = _runner(model.path, model.sha256)
-    card, core, halo = runner.card, runner.card.core_px, runner.card.halo_px
-    height, width = block.shape[2] - 2 * halo, block.shape[3] - 2 * halo
-    out = np.zeros((len(card.legend.levels) + 1, height, width), np.uint16)
-    out[-1] = CONFIDENCE_NODATA
-    for top in range(0, height, core):
-        for left in range(0, width, core):
-            window = block[:, :, top : top + card.window_px, left : left + card.window_px]
-            runner.decide(window, out[:, top : top + core, left : left + core])
-    return out
-
-
-class _Runner:
-    """One copy of the net per process, ready to run on this machine."""
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        from geoflow import nets
-
-        self.card = loaded.card
-        self.ladder = Ladder.of(loaded.card.legend, loaded.card.codes)
-        self.compute = nets.best_compute()
-        self.net = self.compute.place(loaded.trained.build())
-
-    def decide(self, window: NDArray[np.int16], out: NDArray[np.uint16]) -> None:
-        """Fill ``out`` (level... and confidence, y, x) with the core of a window; left as it is where all is nodata."""
-        halo, edge = self.card.halo_px, self.card.halo_px + self.card.core_px
-        core = (..., slice(halo, edge), slice(halo, edge))
-        if not (window[core] != NODATA).any():
-            return
-        x, observed = self.card.inputs.encode(window)
-        levels, confidence = decode(self.probabilities(x)[core], observed[core], self.ladder)
-        for plane, values in zip(out, [*levels, confidence], strict=True):
-            plane[:] = values
-
-    def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Class probabilities float32 (class, y, x) of one encoded window.
-
-        One window at a time: kernels differ with the batch, and with them the last bits, and a class may turn on those.
-        """
-        import torch
-
-        with _NET_LOCK, torch.inference_mode():
-            threads = _threads()
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)
-            with self.compute.autocast():
-                logits = self.net(self.compute.tensor(np.ascontiguousarray(x)[None]))
-            return logits.float().softmax(dim=1)[0].cpu().numpy()
-
-
-@functools.lru_cache(maxsize=4)
-def _cached_runner(path: str, sha256: str) -> _Runner:
-    return _Runner(ModelRef(path, sha256).load())
-
-
-_RUNNER_LOCK = threading.Lock()
-
-
-def _runner(path: str, sha256: str) -> _Runner:
-    """The net of this process; the lock keeps two threads from loading it twice."""
-    with _RUNNER_LOCK:
-        return _cached_runner(path, sha256)
-
-
-def _threads() -> int:
-    """Threads for the net: those of the Dask worker that this process is, else the cores that it may use.
-
-    The worker is looked up by process, not by `distributed.get_worker`: inside a worker's task, chunks are computed in
-    threads of a pool of their own, which do not know the worker.
-    """
-    module = sys.modules.get("distributed.worker")
-    workers = list(module.Worker._instances) if module is not None else []
-    if workers:
-        return max(1, sum(int(worker.state.nthreads) for worker in workers))
-    affinity: Any = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

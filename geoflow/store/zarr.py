@@ -112,7 +112,9 @@ class Store:
         StoreError
             If an array of that name exists with another dtype, shape or chunk size.
         """
-        node = zarr.open_group(self.path, mode="a").require_group(group.path)
+        zarr.open_group(self.path, mode="a", use_consolidated=False).require_group(group.path)
+        # The consolidated list is of the last run, and this one may add to the group.
+        node = zarr.open_group(self.path, mode="a", path=group.path, use_consolidated=False)
         changed = _update_attrs(node, group.attrs)
         sizes = {dim: len(labels) for dim, labels in group.coords.items()}
         for dim, labels in group.coords.items():

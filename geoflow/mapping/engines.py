@@ -1,0 +1,316 @@
+"""What runs the net: torch in the precision that the machine is fastest in, or OpenVINO.
+
+An engine other than float32 torch is used only where it says the same: `choose_engine` runs both on windows of the
+user's own imagery, and takes the first candidate whose classes agree on at least 99.9 % of the pixels. Which one it is
+becomes part of the identity of the map.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from geoflow.errors import ModelError
+from geoflow.inputs import NODATA
+
+if TYPE_CHECKING:
+    from geoflow.modelfile import LoadedModel, TrainedModel
+
+MIN_AGREEMENT = 0.999
+"""Least share of pixels on which an engine must give the class that float32 torch gives."""
+
+REFERENCE = "torch-fp32"
+ENGINES = (REFERENCE, "torch-bf16", "torch-fp16", "openvino-fp32", "openvino-bf16")
+"""Names of engines: what runs, and in which precision."""
+
+_NET_LOCK = threading.Lock()
+"""One net at a time in a process: it uses all of the process's threads, while other tasks read and write."""
+
+
+class Engine(Protocol):
+    """A net, ready to run on this machine."""
+
+    name: str
+
+    def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Class probabilities (y, x, logit) of one encoded window (channel, y, x).
+
+        One window at a time: kernels differ with the batch, and with them the last bits, and a class may turn on those.
+        """
+
+
+def check_name(wanted: str) -> None:
+    """A name that `engine:` accepts.
+
+    Raises
+    ------
+    ModelError
+        If it is not.
+    """
+    if wanted not in ("auto", "torch", "openvino", *ENGINES):
+        raise ModelError(f"engine {wanted!r}: accepted are auto, torch, openvino, {', '.join(ENGINES)}")
+
+
+def candidates(wanted: str) -> list[str]:
+    """The engines to try on this machine, fastest first.
+
+    Parameters
+    ----------
+    wanted : str
+        ``auto`` (OpenVINO where it is installed and the processor has AMX, else torch), ``torch`` or ``openvino`` (in
+        the precision that the machine has), or the name of one engine.
+
+    Raises
+    ------
+    ModelError
+        If the machine cannot run it.
+    """
+    from geoflow import nets
+
+    check_name(wanted)
+    compute = nets.best_compute()
+    native = "torch-fp16" if compute.device == "cuda" else "torch-bf16" if compute.bf16 else REFERENCE
+    installed = importlib.util.find_spec("openvino") is not None
+    if wanted.startswith("openvino") and not installed:
+        raise ModelError(f"engine {wanted!r} needs OpenVINO: pip install 'geoflow[openvino]'")
+    if wanted == "openvino":
+        return ["openvino-bf16" if compute.bf16 else "openvino-fp32"]
+    if wanted in ENGINES:
+        if wanted == "torch-fp16" and compute.device != "cuda":
+            raise ModelError("engine torch-fp16 needs a GPU; a processor computes in bf16 or fp32")
+        return [wanted]
+    # Measured: OpenVINO is twice as fast as torch with AMX, and slower than it without (docs/benchmarks.md).
+    first = ["openvino-bf16"] if wanted == "auto" and compute.device == "cpu" and installed and _has_amx() else []
+    return list(dict.fromkeys([*first, native, REFERENCE]))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine that a map is made with, and why.
+
+    Attributes
+    ----------
+    engine : str
+    agreement : mapping of str to float
+        Share of the tried pixels on which each engine that was tried gave the class of float32 torch.
+    pixels : int
+        How many were tried.
+    """
+
+    engine: str
+    agreement: dict[str, float]
+    pixels: int
+
+
+def choose_engine(model: LoadedModel, windows: Sequence[NDArray[np.int16]], wanted: str = "auto") -> Choice:
+    """Choose the engine for a model by trying it.
+
+    Parameters
+    ----------
+    model : LoadedModel
+        A segmenter.
+    windows : sequence of int16 arrays, dims (period, band, y, x)
+        Imagery to try it on, of the model's window size; nodata -32768.
+    wanted : str
+        See `candidates`.
+
+    Raises
+    ------
+    ModelError
+        If the engine that was named disagrees with float32 torch on more than 0.1 % of the pixels.
+    """
+    tried: dict[str, float] = {}
+    inputs = [model.card.inputs.encode(window) for window in windows if (window != NODATA).any()]
+    pixels = int(sum(observed.sum() for _, observed in inputs))
+    reference: list[NDArray[np.intp]] | None = None
+    for name in candidates(wanted):
+        if name == REFERENCE or not pixels:
+            return Choice(name, {**tried, name: 1.0}, pixels)
+        if reference is None:
+            reference = [_classes(load_engine(model, REFERENCE), x) for x, _ in inputs]
+        engine = load_engine(model, name)
+        same = sum(int((_classes(engine, x) == r)[seen].sum()) for (x, seen), r in zip(inputs, reference, strict=True))
+        tried[name] = same / pixels
+        if tried[name] >= MIN_AGREEMENT:
+            return Choice(name, tried, pixels)
+    raise ModelError(
+        f"engine {wanted}: {tried[name]:.2%} of {pixels} pixels get the class that float32 torch gives, less than "
+        f"{MIN_AGREEMENT:.1%}; use engine: auto or {REFERENCE}"
+    )
+
+
+def _classes(engine: Engine, x: NDArray[np.float32]) -> NDArray[np.intp]:
+    return engine.probabilities(x).argmax(axis=-1)
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(path: str, sha256: str, name: str) -> Engine:
+    from geoflow.modelfile import load_model
+
+    trained = load_model(path, sha256).trained
+    return _OpenVino(trained, name) if name.startswith("openvino") else _Torch(trained, name)
+
+
+_LOADING = threading.Lock()
+
+
+def load_engine(model: LoadedModel, name: str) -> Engine:
+    """The net of this process; the lock keeps two threads from loading it twice."""
+    with _LOADING:
+        return _loaded(str(model.path), model.sha256, name)
+
+
+class _Torch:
+    """Torch: channels last, batch norms folded into the convolutions where the net allows it."""
+
+    def __init__(self, trained: TrainedModel, name: str) -> None:
+        import torch
+
+        from geoflow import nets
+
+        self.name = name
+        self.device = nets.best_compute().device
+        kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        self.dtype = kinds[name.removeprefix("torch-")]
+        net = trained.build()
+        if self.dtype is not torch.float32:
+            net = _exact_logits(_folded(net))
+        self.net = nets.best_compute().place(net)
+
+    def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        import torch
+
+        reduced = self.dtype is not torch.float32
+        with _NET_LOCK, torch.inference_mode(), torch.autocast(self.device, dtype=self.dtype, enabled=reduced):
+            _use_threads(torch)
+            batch = torch.from_numpy(np.ascontiguousarray(x)[None]).to(self.device)
+            logits = self.net(batch.contiguous(memory_format=torch.channels_last))
+            # Channels last: a pixel's classes lie side by side, as the kernels that follow read them.
+            p = logits[0].permute(1, 2, 0).contiguous().float().softmax(dim=-1)
+            return np.asarray(p.cpu().numpy())
+
+
+def _folded(net: Any) -> Any:
+    """The net with its batch norms folded into the convolutions before them; as it is where it cannot be traced."""
+    import torch.fx
+    from torch.fx.experimental.optimization import fuse
+
+    try:
+        return fuse(net)
+    except (torch.fx.proxy.TraceError, TypeError, RuntimeError):
+        # Control flow that depends on the input's size; the net is right as it is, some 10 % slower.
+        return net
+
+
+def _exact_logits(net: Any) -> Any:
+    """The net with its last convolution in float32.
+
+    Logits of 8 bits, as bf16 has them, cannot tell classes apart whose logits are near 10 and 0.03 apart.
+    """
+    import torch
+
+    class Exact(torch.nn.Module):
+        def __init__(self, layer: torch.nn.Module) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.autocast(x.device.type, enabled=False):
+                return torch.as_tensor(self.layer(x.float()))
+
+    *_, name = (name for name, module in net.named_modules() if isinstance(module, torch.nn.Conv2d))
+    net.set_submodule(name, Exact(net.get_submodule(name)))
+    return net
+
+
+class _OpenVino:
+    """OpenVINO on the processor, converted through ONNX."""
+
+    def __init__(self, trained: TrainedModel, name: str) -> None:
+        import openvino  # type: ignore[import-untyped]
+
+        self.name = name
+        self._core = openvino.Core()
+        self._trained = trained
+        self._precision = {"fp32": "f32", "bf16": "bf16"}[name.removeprefix("openvino-")]
+        self._compiled: dict[tuple[int, ...], Any] = {}
+
+    def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        with _NET_LOCK:
+            if x.shape not in self._compiled:
+                self._compiled[x.shape] = self._compile(x.shape)
+            found = self._compiled[x.shape].infer([np.ascontiguousarray(x)[None]])
+            # The output's memory belongs to the request, which the next window overwrites.
+            return np.array(next(iter(found.values()))[0])
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        import torch
+
+        class Mapped(torch.nn.Module):
+            def __init__(self, net: Any) -> None:
+                super().__init__()
+                self.net = net
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return torch.as_tensor(self.net(x)).permute(0, 2, 3, 1).softmax(dim=-1)
+
+        model = self._core.read_model(_onnx(Mapped(self._trained.build()).eval(), shape))
+        options = {
+            "INFERENCE_PRECISION_HINT": self._precision,
+            "INFERENCE_NUM_THREADS": str(worker_threads()),
+            "NUM_STREAMS": "1",
+        }
+        return self._core.compile_model(model, "CPU", options).create_infer_request()
+
+
+def _onnx(net: Any, shape: tuple[int, ...]) -> bytes:
+    """A net for windows of one shape as ONNX."""
+    import io
+    import warnings
+
+    import torch
+
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # The exporter that follows TorchScript is called legacy; it needs no more packages and is several times faster.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(net, (torch.zeros(1, *shape),), buffer, dynamo=False, opset_version=17)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _has_amx() -> bool:
+    """Whether the processor has matrix units for bf16 (Linux tells; elsewhere: no)."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return "amx_bf16" in file.read()
+    except OSError:
+        return False
+
+
+def _use_threads(torch: Any) -> None:
+    threads = worker_threads()
+    if torch.get_num_threads() != threads:
+        torch.set_num_threads(threads)
+
+
+def worker_threads() -> int:
+    """Threads for the net: those of the Dask worker that this process is, else the cores that it may use.
+
+    The worker is looked up by process, not by `distributed.get_worker`: inside a worker's task, chunks are computed in
+    threads of a pool of their own, which do not know the worker.
+    """
+    module = sys.modules.get("distributed.worker")
+    workers = list(module.Worker._instances) if module is not None else []
+    if workers:
+        return max(1, sum(int(worker.state.nthreads) for worker in workers))
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
