@@ -5,9 +5,11 @@
 Makes its own composite (a Zarr store of one tile, four bands) and a U-Net with a ResNet50 encoder and random weights:
 the time does not depend on what the net has learned. Measures in one run:
 
-floor     the bare net, as geoflow runs it, on as many windows as the map needs, ready in memory
-ours      the predict task of a job: read, encode, net, decode, compress and write, all layers
+floor     the bare net of the same engine, on as many windows as the map needs, ready in memory
+ours      the predict task of a job: read, encode, net, blend, decide, compress and write, all layers
 usual     dask map_overlap of a float32 net on blocks of 256 px with 50 % overlap, softmax averaged, as users write it
+monai     MONAI's sliding_window_inference of the float32 net with our windows and overlap, Gaussian weights
+monai_bf16  the same in the precision of our engine
 
 Mpx/s count finished pixels.
 """
@@ -15,6 +17,7 @@ Mpx/s count finished pixels.
 from __future__ import annotations
 
 import math
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +28,7 @@ import dask.array as da
 import numpy as np
 import torch
 from measuring import command_line, measure, report
+from monai.inferers import sliding_window_inference
 from odc.geo.geobox import GeoBox
 from rasterio.transform import from_origin
 
@@ -32,13 +36,15 @@ from geoflow import nets
 from geoflow.grid import Grid
 from geoflow.inputs import InputSpec
 from geoflow.jobs.layout import imagery_group, map_group
-from geoflow.jobs.work import PredictWork
+from geoflow.jobs.mapwork import PredictWork
 from geoflow.legends import legend
+from geoflow.mapping import engines
 from geoflow.modelfile import LoadedModel, ModelCard, TrainedModel, load_model, save_model
 from geoflow.store.zarr import Store
 
-SIZES = {"small": (768, 2), "tile": (10_752, 1)}  # pixels a side, repeats; "tile" is 10980 cut to whole chunks
-USUAL_PX = 768  # the usual way is measured on no more than this: it takes as long per pixel everywhere
+SIZES = {"small": (1536, 3), "tile": (10_752, 1)}  # pixels a side, repeats; "tile" is 10980 cut to whole windows
+USUAL_PX = 1024  # the others are measured on no more than this: they take as long per pixel everywhere
+WINDOW, HALO = 576, 32
 BANDS = ("B02", "B03", "B04", "B08")
 CODES = tuple(legend("corine").codes(3))
 CHUNK, BLOCK = 256, 256
@@ -53,22 +59,26 @@ def main() -> None:
         model = make_model(folder / "model")
         store, cube = make_store(folder / "country.zarr", side)
         small = cube[:, :, :USUAL_PX, :USUAL_PX]
-        pixels = {"floor": side * side, "ours": side * side, "usual": small.shape[2] * small.shape[3]}
-        variants = {
-            "floor": lambda: bare_net(model, side),
-            "ours": predict_work(store, model),
-            "usual": lambda: with_map_overlap(small, model),
+        engine = engines.candidates("auto")[0]
+        some, all_of_it = small.shape[2] * small.shape[3], side * side
+        variants: dict[str, tuple[int, Callable[[], Any]]] = {
+            "floor": (all_of_it, bare_net(model, engine, side)),
+            "ours": (all_of_it, predict_work(store, model, engine, folder / "scratch")),
+            "usual": (some, lambda: with_map_overlap(small, model)),
+            "monai": (some, lambda: with_monai(small, model, torch.float32)),
+            "monai_bf16": (some, lambda: with_monai(small, model, torch.bfloat16)),
         }
-        rows = [measure(name, run, pixels[name], repeats) for name, run in variants.items()]
+        rows = [measure(name, run, pixels, repeats) for name, (pixels, run) in variants.items()]
     speed = {row.name: row.mpx_per_s for row in rows}
     window, core = model.card.window_px, model.card.core_px
     ratios = {
         "time_over_floor": speed["floor"] / speed["ours"],
         "speed_over_usual": speed["ours"] / speed["usual"],
+        "speed_over_monai": speed["ours"] / speed["monai"],
+        "speed_over_monai_bf16": speed["ours"] / speed["monai_bf16"],
         "pixels_with_halo": (math.ceil(side / core) * window / side) ** 2,
     }
-    compute = nets.best_compute()
-    title = f"{side} x {side} px, {len(BANDS)} bands, {compute.device}, bf16 {compute.bf16}, median of {repeats}"
+    title = f"{side} x {side} px, {len(BANDS)} bands, {engine}, median of {repeats}"
     report(title, rows, ratios, arguments.json)
 
 
@@ -77,7 +87,7 @@ def make_model(folder: Path) -> LoadedModel:
     with nets.reproducible(0):
         net = nets.build_segmenter("unet", "resnet50", len(BANDS), len(CODES))
     inputs = InputSpec(BANDS, ("summer",), (1500.0,) * len(BANDS), (800.0,) * len(BANDS))
-    card = ModelCard("segmenter", "unet", "resnet50", {}, inputs, CODES, legend("corine"), 320, 32)
+    card = ModelCard("segmenter", "unet", "resnet50", {}, inputs, CODES, legend("corine"), WINDOW, HALO)
     save_model(folder, TrainedModel(card, net.state_dict()))
     return load_model(folder)
 
@@ -96,34 +106,68 @@ def make_store(path: Path, side: int) -> tuple[Store, np.ndarray]:
     return store, cube
 
 
-def predict_work(store: Store, model: LoadedModel) -> Callable[[], Any]:
+def predict_work(store: Store, model: LoadedModel, engine: str, scratch: Path) -> Callable[[], Any]:
     """The task that a job runs for one tile."""
     tile = store.grid.tile_at(0, 0)
     extent = store.grid.geobox.extent
-    return PredictWork(
+    work = PredictWork(
         store.path,
         tile.id,
         "imagery/2018",
         "map/2018",
         model.path,
         model.sha256,
+        engine,
+        False,
         bytes(extent.geom.wkb),
         str(extent.crs),
+        (tile.id,),
+        scratch,
     )
+
+    def run() -> None:
+        shutil.rmtree(scratch, ignore_errors=True)
+        work()
+
+    return run
+
+
+def bare_net(model: LoadedModel, engine: str, side: int) -> Callable[[], None]:
+    """The net of an engine on as many windows as the map has, one at a time as geoflow does."""
+    loaded: Any = engines.load_engine(model, engine)
+    window = np.zeros((len(BANDS), model.card.window_px, model.card.window_px), np.float32)
+    count = math.ceil(side / model.card.core_px) ** 2
+    if not engine.startswith("torch"):
+        return lambda: [loaded.probabilities(window) for _ in range(count)] and None
+    x = torch.from_numpy(window[None]).to(loaded.device).contiguous(memory_format=torch.channels_last)
+    reduced = loaded.dtype is not torch.float32
+
+    @torch.inference_mode()
+    def run() -> None:
+        with torch.autocast(loaded.device, dtype=loaded.dtype, enabled=reduced):
+            for _ in range(count):
+                loaded.net(x)
+        if loaded.device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
 
 
 @torch.inference_mode()
-def bare_net(model: LoadedModel, side: int) -> None:
-    """The net on as many windows as the map has, one at a time as geoflow does."""
-    compute = nets.best_compute()
-    net = compute.place(model.trained.build())
-    window = np.zeros((1, len(BANDS), model.card.window_px, model.card.window_px), np.float32)
-    x = compute.tensor(window)
-    for _ in range(math.ceil(side / model.card.core_px) ** 2):
-        with compute.autocast():
-            net(x)
-    if compute.device == "cuda":
-        torch.cuda.synchronize()
+def with_monai(cube: np.ndarray, model: LoadedModel, dtype: torch.dtype) -> np.ndarray:
+    """MONAI's inferer, channels last."""
+    net = model.trained.build().to(memory_format=torch.channels_last)
+    x, _ = model.card.inputs.encode(cube)
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32):
+        p = sliding_window_inference(
+            torch.from_numpy(x)[None].contiguous(memory_format=torch.channels_last),
+            roi_size=(WINDOW, WINDOW),
+            sw_batch_size=1,
+            predictor=lambda window: net(window).float().softmax(1),
+            overlap=2 * HALO / WINDOW,
+            mode="gaussian",
+        )
+    return np.asarray(p[0].argmax(0).numpy().astype(np.uint8))
 
 
 def with_map_overlap(cube: np.ndarray, model: LoadedModel) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from geoflow.cli_accuracy import app as accuracy_app
 from geoflow.errors import GeoflowError, RunFailed
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(accuracy_app, name="accuracy")
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; out/<job name> by default.")]

@@ -47,7 +47,7 @@ def test_the_command_line_loads_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["", "run", "plan", "status", "evaluate", "sample"])
+@pytest.mark.parametrize("name", ["", "run", "plan", "status", "evaluate", "areas", "accuracy", "sample"])
 def test_help_of_every_command(name):
     arguments = [name, "--help"] if name else ["--help"]
     done = subprocess.run([sys.executable, "-m", "geoflow", *arguments], capture_output=True, text=True, check=True)

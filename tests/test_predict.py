@@ -143,8 +143,8 @@ def test_scratch_spares_windows_and_alters_nothing(
 ) -> None:
     ran: list[int] = []
     engine = engines.load_engine(model, engines.candidates("auto")[0])
-    run = type(engine).probabilities
-    monkeypatch.setattr(type(engine), "probabilities", lambda self, x: (ran.append(1), run(self, x))[1])
+    run = type(engine).logits
+    monkeypatch.setattr(type(engine), "logits", lambda self, x: (ran.append(1), run(self, x))[1])
     parts = [(slice(0, 70), slice(0, 171)), (slice(70, 150), slice(0, 90)), (slice(70, 150), slice(90, 171))]
 
     def mapped(options: MapOptions) -> int:
@@ -280,7 +280,8 @@ def test_levels_nest_and_are_decided_from_the_top(seed: int) -> None:
     p = rng.dirichlet(np.full(len(codes), 0.5), (5, 6)).astype(np.float32)
     observed = rng.random((5, 6)) < 0.9
     q = np.empty(p.shape, np.uint16)
-    assert quantise(p, ladder.order, q) == 0
+    assert quantise(np.log(p + 1e-9), ladder.order, q) == 0
+    assert np.abs(q[..., np.argsort(ladder.order)] / UNIT - p).max() <= 0.5 / UNIT + 1e-6
     out = np.zeros((5, 6), decision_type(len(codes)))
     total = q.astype(np.uint32) * np.uint32(FULL * FULL)
     decide(total, 0, ladder.stop, observed, out, 0)
@@ -314,7 +315,7 @@ def test_what_is_no_probability_is_refused(cube: xr.DataArray, model: LoadedMode
     state = {k: v.clone() for k, v in model.trained.state.items()}
     state["segmentation_head.0.weight"][0] = float("nan")
     save_model(tmp_path / "model", TrainedModel(model.card, state))
-    with pytest.raises(ModelError, match="no probability"):
+    with pytest.raises(ModelError, match="no finite logits"):
         predict(cube, tmp_path / "model").compute()
 
 

@@ -41,8 +41,8 @@ class Engine(Protocol):
 
     name: str
 
-    def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Class probabilities (y, x, logit) of one encoded window (channel, y, x).
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (y, x, logit) of one encoded window (channel, y, x).
 
         One window at a time: kernels differ with the batch, and with them the last bits, and a class may turn on those.
         """
@@ -149,7 +149,7 @@ def choose_engine(model: LoadedModel, windows: Sequence[NDArray[np.int16]], want
 
 
 def _classes(engine: Engine, x: NDArray[np.float32]) -> NDArray[np.intp]:
-    return engine.probabilities(x).argmax(axis=-1)
+    return engine.logits(x).argmax(axis=-1)
 
 
 @functools.lru_cache(maxsize=4)
@@ -186,7 +186,7 @@ class _Torch:
             net = _exact_logits(_folded(net))
         self.net = nets.best_compute().place(net)
 
-    def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch
 
         reduced = self.dtype is not torch.float32
@@ -195,8 +195,7 @@ class _Torch:
             batch = torch.from_numpy(np.ascontiguousarray(x)[None]).to(self.device)
             logits = self.net(batch.contiguous(memory_format=torch.channels_last))
             # Channels last: a pixel's classes lie side by side, as the kernels that follow read them.
-            p = logits[0].permute(1, 2, 0).contiguous().float().softmax(dim=-1)
-            return np.asarray(p.cpu().numpy())
+            return np.asarray(logits[0].permute(1, 2, 0).contiguous().float().cpu().numpy())
 
 
 def _folded(net: Any) -> Any:
@@ -244,7 +243,7 @@ class _OpenVino:
         self._precision = {"fp32": "f32", "bf16": "bf16"}[name.removeprefix("openvino-")]
         self._compiled: dict[tuple[int, ...], Any] = {}
 
-    def probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         with _NET_LOCK:
             if x.shape not in self._compiled:
                 self._compiled[x.shape] = self._compile(x.shape)
@@ -261,7 +260,7 @@ class _OpenVino:
                 self.net = net
 
             def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return torch.as_tensor(self.net(x)).permute(0, 2, 3, 1).softmax(dim=-1)
+                return torch.as_tensor(self.net(x)).permute(0, 2, 3, 1)
 
         model = self._core.read_model(_onnx(Mapped(self._trained.build()).eval(), shape))
         options = {

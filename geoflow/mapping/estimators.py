@@ -2,7 +2,8 @@
 
 The estimators of Olofsson et al. 2014 (Remote Sensing of Environment 148, 42-57), where the strata are the map's
 classes, and of Stehman 2014 (International Journal of Remote Sensing 35, 4923-4939), where they are not. The first are
-a case of the second, so there is one kernel, `ratio`: every figure is a ratio of two totals of 0/1 indicators.
+a case of the second, so there is one kernel, `geoflow.mapping.ratios.ratio`: every figure is a ratio of two totals of
+0/1 indicators.
 
 Rows are the map, columns the reference, as the two papers have it (`geoflow.mapping.accuracy`, which counts all pixels
 against a full truth, has the truth in rows). Nodata (0) is never a class. Intervals are estimate +- 1.96 standard
@@ -20,52 +21,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from geoflow.errors import GeoflowError
+from geoflow.mapping.ratios import Estimate, check_strata, place_of, positions_of, ratio, whole_counts
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Z95 = 1.96
-"""Standard errors on either side of a 95 % interval, as printed by Olofsson et al."""
-
 _M2_PER_HA = 1e4
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """An estimate and its standard error: float64 arrays of one shape. NaN where not defined.
-
-    ``highest`` is the largest value that the quantity can have (1 for a share); intervals are cut off there and at
-    ``lowest``.
-    """
-
-    value: NDArray[np.float64]
-    se: NDArray[np.float64]
-    lowest: float = 0.0
-    highest: float = math.inf
-
-    @property
-    def half_width(self) -> NDArray[np.float64]:
-        """Half of the 95 % interval before it is cut off."""
-        return Z95 * self.se
-
-    @property
-    def low(self) -> NDArray[np.float64]:
-        """Lower end of the 95 % interval."""
-        return np.clip(self.value - self.half_width, self.lowest, self.highest)
-
-    @property
-    def high(self) -> NDArray[np.float64]:
-        """Upper end of the 95 % interval."""
-        return np.clip(self.value + self.half_width, self.lowest, self.highest)
-
-    def times(self, factor: float) -> Estimate:
-        """The same in another unit."""
-        return Estimate(self.value * factor, self.se * factor, self.lowest * factor, self.highest * factor)
-
-    def plain(self, index: Any = ()) -> dict[str, float | None]:
-        """``value``, ``se``, ``low``, ``high`` of one entry, NaN as None."""
-        names = ("value", "se", "low", "high")
-        return {name: _plain(float(np.asarray(getattr(self, name))[index])) for name in names}
 
 
 @dataclass(frozen=True)
@@ -79,15 +40,16 @@ class Assessment:
     counts : int64 array, dims (map class, reference class)
         Sample units.
     shares : Estimate, dims (map class, reference class)
-        The confusion matrix as shares of the area (Olofsson eq. 4, Stehman's cell of the error matrix).
+        The confusion matrix as shares of the area (Olofsson et al. eq. 4; Stehman, for other strata).
     overall : Estimate, a single value
-        Share of the area with the right class (eqs. 1 and 5).
+        Share of the area with the right class (variance: Olofsson et al. eq. 5).
     users, producers : Estimate, one value a class
-        User's accuracy: the share of what is mapped as the class that is it (eqs. 2 and 6); NaN for a class that no
-        unit is mapped as. Producer's: the share of the class that is mapped as it (eqs. 3 and 7); NaN for a class that
-        no unit has in the reference, 0 for one that is only in the reference.
+        User's accuracy: the share of what is mapped as the class that is it (variance: eq. 6); NaN for a class that no
+        unit is mapped as. Producer's: the share of the class that is mapped as it (variance: eq. 7); NaN for a class
+        that no unit has in the reference, 0 for one that is only in the reference.
     area_ha : Estimate, one value a class
-        The area of the class, freed from the map's errors (eqs. 8 to 11); 0 for a class without reference units.
+        The area of the class, freed from the map's errors (Olofsson et al., section 4); 0 for a class without
+        reference units.
     mapped_ha : Estimate, one value a class
         The area of the map's class; its standard error is 0 where the strata are the map's classes.
     single : tuple of str
@@ -138,42 +100,10 @@ class Assessment:
         }
 
 
-def ratio(
-    hits: NDArray[np.integer], base: NDArray[np.integer], units: NDArray[np.integer], pixels: NDArray[np.integer]
-) -> Estimate:
-    """Ratio of two totals of 0/1 indicators y and x, where y = 1 only where x = 1 (Stehman 2014).
-
-    Parameters
-    ----------
-    hits, base : integer arrays, dims (stratum, figure)
-        Sample units with y = 1, and with x = 1. Where x is 1 for all units, the ratio is a mean.
-    units, pixels : integer arrays, dims (stratum)
-        Size of the sample and of the population; both at least 1.
-
-    Returns
-    -------
-    Estimate, dims (figure)
-        NaN where no unit has x = 1. The standard error is NaN where a stratum has a single unit and the figure's
-        ``base`` is not known to be empty there: a negative ``base`` says that x is 0 in the whole stratum. A stratum
-        of which every pixel is in the sample adds no variance; no other finite population correction is made.
-    """
-    n, total = units[:, None].astype(float), pixels[:, None].astype(float)
-    y, x = hits / n, base.clip(0) / n
-    with np.errstate(invalid="ignore", divide="ignore"):
-        value = (total * y).sum(axis=0) / (total * x).sum(axis=0)
-        # of y - R x: var y - 2 R cov(x, y) + R^2 var x, where y <= x are 0 or 1; exactly 0 where all units agree
-        variance = y * (1 - y) - 2 * value * y * (1 - x) + value**2 * x * (1 - x)
-        spread = variance.clip(0) / (n - 1)  # s^2 / n
-        spread = np.where(n == 1, np.nan, spread)
-        spread = np.where((n >= total) | (base < 0), 0.0, spread)
-        se = np.sqrt((total**2 * spread).sum(axis=0)) / (total * x).sum(axis=0)
-    return Estimate(value, np.where(np.isnan(value), np.nan, se), 0.0, 1.0)
-
-
 def estimate(
     matrix: ArrayLike, mapped_pixels: ArrayLike, codes: Sequence[int], pixel_area_m2: float = 100.0
 ) -> Assessment:
-    """Accuracy and areas where the strata are the map's classes (Olofsson et al. 2014, eqs. 1 to 11).
+    """Accuracy and areas where the strata are the map's classes (Olofsson et al. 2014, section 4).
 
     Parameters
     ----------
@@ -234,9 +164,9 @@ def estimate_strata(
     """
     names = list(pixels)
     place, rows, columns = (
-        _place(strata, names),
-        _positions(mapped, codes, "map"),
-        _positions(reference, codes, "reference"),
+        place_of(strata, names),
+        positions_of(mapped, codes, "map"),
+        positions_of(reference, codes, "reference"),
     )
     if not len(place) == len(rows) == len(columns):
         raise GeoflowError(f"{len(place)} strata, {len(rows)} map codes and {len(columns)} references: one each a unit")
@@ -254,7 +184,7 @@ def _assess(
     own: bool,
 ) -> Assessment:
     """`Assessment` from counts, dims (stratum, map class, reference class); ``own``: stratum i is map class i."""
-    kept, single = _check_strata(cube.sum(axis=(1, 2)), pixels, names)
+    kept, single = check_strata(cube.sum(axis=(1, 2)), pixels, names)
     counts, cube, pixels = cube.sum(axis=0), cube[kept], pixels[kept]
     units, size = cube.sum(axis=(1, 2)), len(codes)
     rows, columns = cube.sum(axis=2), cube.sum(axis=1)
@@ -280,29 +210,6 @@ def _assess(
         mapped_ha=(Estimate(mapped.value, np.zeros(size)) if own else mapped).times(hectares),
         single=single,
     )
-
-
-def _check_strata(
-    units: NDArray[np.int64], pixels: NDArray[np.int64], names: Sequence[str]
-) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
-    """Which strata exist, and the names of those with one unit of many pixels."""
-
-    def named(where: NDArray[np.bool_]) -> str:
-        return ", ".join(repr(name) for name, bad in zip(names, where, strict=True) if bad)
-
-    if len(units) != len(pixels) or not units.sum():
-        raise GeoflowError(f"{int(units.sum())} units in {len(pixels)} strata: there is nothing to estimate from")
-    if (bad := (units == 0) & (pixels > 0)).any():
-        raise GeoflowError(
-            f"no sample unit in stratum {named(bad)}, which has {pixels[bad].tolist()} pixels: add units there (2 at "
-            "least, 50 are usual) or merge it with a stratum that has some"
-        )
-    if (bad := units > pixels).any():
-        raise GeoflowError(
-            f"stratum {named(bad)} has more sample units ({units[bad].tolist()}) than pixels ({pixels[bad].tolist()})"
-        )
-    single = (units == 1) & (pixels > 1)
-    return pixels > 0, tuple(name for name, one in zip(names, single, strict=True) if one)
 
 
 @dataclass(frozen=True)
@@ -358,7 +265,7 @@ def compare(
     variance the sum of W^2 s^2 / n over the strata (Cochran 1977, section 5.4), with s^2 the sample variance of d: the
     maps are assessed on the same units, so their covariance counts.
     """
-    place = _place(strata, list(pixels))
+    place = place_of(strata, list(pixels))
     one, two, truth = (np.asarray(a) for a in (first, second, reference))
     if not place.shape == one.shape == two.shape == truth.shape:
         raise GeoflowError(f"units differ in number: {place.shape}, {one.shape}, {two.shape} and {truth.shape}")
@@ -368,7 +275,7 @@ def compare(
         )
     sizes = whole_counts(list(pixels.values()), "the pixels")
     units = np.bincount(place, minlength=len(sizes))
-    kept, _ = _check_strata(units, sizes, list(pixels))
+    kept, _ = check_strata(units, sizes, list(pixels))
     right = np.stack([one == truth, two == truth], axis=1)
     hits = np.stack([np.bincount(place, right[:, i], len(sizes)) for i in (0, 1)], axis=1)[kept].astype(np.int64)
     units, everyone = units[kept], np.stack([units[kept]] * 2, axis=1)
@@ -400,33 +307,3 @@ def _z_test(value: float, se: float) -> tuple[float, float]:
     if se == 0:
         return (0.0, 1.0) if value == 0 else (math.copysign(math.inf, value), 0.0)
     return value / se, math.erfc(abs(value / se) / math.sqrt(2))
-
-
-def _place(strata: ArrayLike, names: Sequence[str]) -> NDArray[np.intp]:
-    table = {name: i for i, name in enumerate(names)}
-    found = np.asarray(strata).tolist()
-    if unknown := sorted({str(s) for s in found if s not in table}):
-        raise GeoflowError(f"units lie in the strata {unknown}, whose pixels are not given; given are {names}")
-    return np.array([table[s] for s in found], np.intp)
-
-
-def _positions(values: ArrayLike, codes: Sequence[int], what: str) -> NDArray[np.intp]:
-    table = {int(code): i for i, code in enumerate(codes) if code != 0}
-    found = np.asarray(values).tolist()
-    if unknown := sorted({v for v in found if v not in table}):
-        nodata = " (0 is nodata)" if 0 in unknown else ""
-        raise GeoflowError(f"the {what} has the codes {unknown}{nodata}, not among the classes {sorted(table)}")
-    return np.array([table[v] for v in found], np.intp)
-
-
-def whole_counts(values: ArrayLike, what: str) -> NDArray[np.int64]:
-    """The values as int64, with a `GeoflowError` that names ``what`` where they are no counts."""
-    given = np.asarray(values)
-    whole = given.astype(np.int64)
-    if not np.array_equal(whole, given) or (whole < 0).any():
-        raise GeoflowError(f"{what} must be whole numbers of 0 or more, not {given.tolist()}")
-    return whole
-
-
-def _plain(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from geoflow.errors import GeoflowError
-from geoflow.mapping.estimators import whole_counts
+from geoflow.mapping.ratios import whole_counts
 
 
 def sample_size(areas: ArrayLike, expected_users: ArrayLike, target_se: float, population: int | None = None) -> int:
-    """Units needed for a standard error of the overall accuracy (Olofsson et al. 2014, eq. 13), rounded up.
+    """Units needed for a standard error of the overall accuracy, rounded up.
+
+    Olofsson et al. 2014, eq. 13, which is eq. 5.25 of Cochran 1977.
 
     Parameters
     ----------
@@ -38,6 +40,35 @@ def sample_size(areas: ArrayLike, expected_users: ArrayLike, target_se: float, p
     return max(1, math.ceil(round(needed, 9)))
 
 
+def expected_se(pixels: ArrayLike, expected_users: ArrayLike, units: ArrayLike) -> float:
+    """Standard error of the overall accuracy to be expected of a sample (Olofsson et al. 2014, eq. 5).
+
+    Parameters
+    ----------
+    pixels : numbers, one a stratum
+        Size of each, in any unit.
+    expected_users : numbers in 0..1, one a stratum
+        Conjectured user's accuracies.
+    units : integers, one a stratum
+        The allocation, as `allocate` gives it.
+
+    Returns
+    -------
+    float
+        NaN where a stratum with pixels has fewer than 2 units.
+
+    Raises
+    ------
+    GeoflowError
+        If a value is out of range.
+    """
+    weights, n = _weights(pixels), whole_counts(units, "the units")
+    users = _shares_of(expected_users, len(weights))
+    if ((n < 2) & (weights > 0)).any():
+        return math.nan
+    return math.sqrt(float((weights**2 * users * (1 - users) / np.maximum(n - 1, 1)).sum()))
+
+
 def allocate(
     total: int,
     pixels: ArrayLike,
@@ -61,7 +92,7 @@ def allocate(
     expected_users : numbers in 0..1, one a stratum, optional
         Needed by ``"neyman"``.
     minimum : int
-        Units that each stratum gets at least (Olofsson et al. 2014, section 5.1.2, advise 50 to 100 for rare classes).
+        Units that each stratum gets at least (Olofsson et al. 2014, section 5, advise 50 to 100 for rare classes).
     forced : booleans, one a stratum, optional
         Strata, such as those of change, that get just their minimum whatever their size; the rest is shared among the
         others.

@@ -1,4 +1,4 @@
-"""References for a sample from data that exist: a raster or polygons that are better than the map."""
+"""Classes for a sample from files: a reference that is better than the map, or another map to compare it with."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import pandas as pd
 
 from geoflow.errors import LabelError, LegendError
 from geoflow.legends import Legend, listed
-from geoflow.mapping.sampling import Sample
+from geoflow.mapping.sampling import Sample, levels_of
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 
-def sample_reference(sample: Sample, path: str | Path, legend: Legend, column: str | None = None) -> Sample:
-    """Fill what is empty of ``reference`` from a reference raster or polygons, at the points.
+def sample_reference(
+    sample: Sample, path: str | Path, legend: Legend, column: str | None = None, into: str = "reference"
+) -> Sample:
+    """Fill what is empty of a reference from a reference raster or polygons, at the points.
 
     Parameters
     ----------
@@ -27,6 +29,8 @@ def sample_reference(sample: Sample, path: str | Path, legend: Legend, column: s
     column : str, optional
         The polygons' column with the class (code or name). For a raster, ``"grid_code"`` or ``"clc_code"`` where its
         values are not the legend's codes.
+    into : str
+        The sample's column that is filled.
 
     Raises
     ------
@@ -35,15 +39,28 @@ def sample_reference(sample: Sample, path: str | Path, legend: Legend, column: s
     LegendError
         If a value is no class of the legend.
     """
+    found = pd.Series(pd.array(_classes_at(sample, path, legend, column), dtype="Int64"), index=sample.points.index)
+    filled = sample.points[into].fillna(found.replace(0, pd.NA))
+    return replace(sample, points=sample.points.assign(**{into: filled}))
+
+
+def add_map_file(sample: Sample, path: str | Path, legend: Legend, name: str, column: str | None = None) -> Sample:
+    """A sample with the codes of a map in a file, as columns ``<name>_level1``..; see `sampling.add_map`.
+
+    Parameters and errors are those of `sample_reference`.
+    """
+    return replace(
+        sample, points=sample.points.assign(**levels_of(_classes_at(sample, path, legend, column), legend, name))
+    )
+
+
+def _classes_at(sample: Sample, path: str | Path, legend: Legend, column: str | None) -> list[int]:
+    """Class codes of a file at the points, 0 where it has none."""
     path = Path(path)
     if not path.exists():
         raise LabelError(f"no reference {path}: there is no such file")
-    if _is_vector(path):
-        values = _from_polygons(sample.points, path, legend, column)
-    else:
-        values = _from_raster(sample.points, path, legend, column)
-    found = pd.Series(pd.array(values, dtype="Int64"), index=sample.points.index).replace(0, pd.NA)
-    return replace(sample, points=sample.points.assign(reference=sample.points["reference"].fillna(found)))
+    read = _from_polygons if _is_vector(path) else _from_raster
+    return read(sample.points, path, legend, column)
 
 
 def _is_vector(path: Path) -> bool:

@@ -8,7 +8,7 @@ and order are random, so they tell nothing of the strata.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -269,19 +269,17 @@ def _points(found: pd.DataFrame, codes: xr.DataArray, legend: Legend, strata: _S
     x, y = c + a * (found["col"].to_numpy() + 0.5), f + e * (found["row"].to_numpy() + 0.5)
     geometry = gpd.points_from_xy(x, y, crs=geobox.crs.to_wkt())
     degrees = gpd.GeoSeries(geometry).to_crs("EPSG:4326")
-    columns: dict[str, Any] = {
-        "id": np.arange(1, len(found) + 1),
-        "stratum": [strata.names[s] for s in found["stratum"]],
-    }
-    columns |= _levels(found["code"].tolist(), legend, "map")
+    names = [strata.names[s] for s in found["stratum"]]
+    columns: dict[str, Any] = {"id": np.arange(1, len(found) + 1), "stratum": names}
+    columns |= levels_of(found["code"].tolist(), legend, "map")
     columns["reference"] = pd.array([pd.NA] * len(found), dtype="Int64")
     columns |= {name: np.full(len(found), "", object) for name in ("confidence", "comment", "interpreter")}
     columns |= {"lon": degrees.x.to_numpy(), "lat": degrees.y.to_numpy()}
     return gpd.GeoDataFrame(columns, geometry=geometry)
 
 
-def _levels(codes: list[int], legend: Legend, name: str) -> dict[str, Any]:
-    """Columns ``<name>_level1``.. with the codes of each level that the codes reach; 0 becomes empty."""
+def levels_of(codes: Sequence[int], legend: Legend, name: str) -> dict[str, Any]:
+    """Columns ``<name>_level1``.. (Int64) with the codes of each level that the codes reach; 0 becomes empty."""
     own = max((legend.level_of(c) for c in codes if c), default=legend.levels[0])
     return {
         f"{name}_level{level}": pd.array(
@@ -312,7 +310,7 @@ def add_map(sample: Sample, codes: xr.DataArray, legend: Legend, name: str) -> S
     values = np.zeros(len(at), np.int64)
     where = [xr.DataArray(v[inside], dims="point") for v in (row, col)]
     values[inside] = codes.isel({codes.dims[0]: where[0], codes.dims[1]: where[1]}).values
-    return replace(sample, points=sample.points.assign(**_levels(values.tolist(), legend, name)))
+    return replace(sample, points=sample.points.assign(**levels_of(values.tolist(), legend, name)))
 
 
 def assess(sample: Sample, legend: Legend, level: int | None = None, name: str = "map") -> estimators.Assessment:
@@ -335,11 +333,11 @@ def assess(sample: Sample, legend: Legend, level: int | None = None, name: str =
     """
     level = legend.levels[0] if level is None else level
     points = sample.points[sample.points["reference"].notna()]
-    mapped, reference = _mapped(points, level, name), _at_level(points, legend, level)
+    mapped, reference = _mapped(points, level, name), at_level(points, legend, level)
     occurs = {*mapped, *reference}
     codes = [c for c in legend.codes(level) if c in occurs]
     return estimators.estimate_strata(
-        points["stratum"].tolist(), mapped, reference, _sizes(sample), codes, sample.pixel_area_m2
+        points["stratum"].tolist(), mapped, reference, sizes_of(sample), codes, sample.pixel_area_m2
     )
 
 
@@ -350,10 +348,11 @@ def compare_maps(
     level = legend.levels[0] if level is None else level
     points = sample.points[sample.points["reference"].notna()]
     one, two = (_mapped(points, level, name) for name in (first, second))
-    return estimators.compare(points["stratum"].tolist(), one, two, _at_level(points, legend, level), _sizes(sample))
+    return estimators.compare(points["stratum"].tolist(), one, two, at_level(points, legend, level), sizes_of(sample))
 
 
-def _sizes(sample: Sample) -> dict[str, int]:
+def sizes_of(sample: Sample) -> dict[str, int]:
+    """Pixels by stratum."""
     return {str(k): int(v) for k, v in zip(sample.strata["name"], sample.strata["pixels"], strict=True)}
 
 
@@ -366,10 +365,11 @@ def _mapped(points: pd.DataFrame, level: int, name: str) -> list[int]:
     return points[column].astype(int).tolist()
 
 
-def _at_level(points: pd.DataFrame, legend: Legend, level: int) -> list[int]:
-    codes = points["reference"].astype(int).tolist()
+def at_level(points: pd.DataFrame, legend: Legend, level: int, column: str = "reference") -> list[int]:
+    """The references taken to a level; `GeoflowError`, with the ids, where one is coarser."""
+    codes = points[column].astype(int).tolist()
     if coarse := [i for i, c in zip(points["id"], codes, strict=True) if legend.level_of(c) < level]:
-        raise GeoflowError(f"the references of ids {listed(coarse)} are coarser than level {level}")
+        raise GeoflowError(f"the {column}s of ids {listed(coarse)} are coarser than level {level}")
     return [legend.ancestor(c, level) for c in codes]
 
 

@@ -134,7 +134,7 @@ class _Sweep:
                 ready = prepared.result()
                 if at + 1 < len(order):
                     prepared = before.submit(self._prepare, order[at + 1])
-                said = self.engine.probabilities(ready) if ready is not None and ready.dtype == np.float32 else ready
+                said = self.engine.logits(ready) if ready is not None and ready.dtype == np.float32 else ready
                 if settling is not None:
                     settling.result()
                 settling = after.submit(self._settle, window, said)
@@ -198,7 +198,7 @@ class _Sweep:
         wrong = quantise(np.ascontiguousarray(kept), self.ladder.order, self.said)
         if wrong:
             raise ModelError(
-                f"the model gives {wrong} values that are no probability in window {window} with engine "
+                f"the model gives no finite logits at {wrong} pixels of window {window} with engine "
                 f"{self.engine.name}: its weights are damaged, or too large for this precision (try torch-fp32)"
             )
         if self.scratch is not None and self.block.shares(window):
