@@ -7,7 +7,7 @@ import pytest
 
 from geoflow.errors import GridError
 from geoflow.inputs import NODATA
-from geoflow.mapping.spectral import PROBABILITY_NODATA, SpectralChange, difference
+from geoflow.mapping.spectral import PROBABILITY_NODATA, PeriodChange, difference
 
 FIELD, FOREST = 211, 311
 
@@ -30,10 +30,9 @@ def scenes() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return before.astype(np.int16), after.astype(np.int16), classes, felled
 
 
-def learn(before: np.ndarray, after: np.ndarray, classes: np.ndarray) -> SpectralChange:
+def learn(before: np.ndarray, after: np.ndarray, classes: np.ndarray) -> PeriodChange:
     found, known = difference(before, after)
-    chosen = np.where(known, classes, 0)
-    return SpectralChange.fit([(found.reshape(len(found), -1), chosen.reshape(-1))])
+    return PeriodChange.fit([(found.reshape(2, 2, -1), known.reshape(2, -1), classes.reshape(-1))])
 
 
 def test_felled_forest_is_found_and_other_harvests_are_not(scenes):
@@ -49,7 +48,7 @@ def test_felled_forest_is_found_and_other_harvests_are_not(scenes):
 def test_it_survives_json(scenes):
     before, after, classes, _ = scenes
     learned = learn(before, after, classes)
-    again = SpectralChange.from_dict(json.loads(json.dumps(learned.to_dict())))
+    again = PeriodChange.from_dict(json.loads(json.dumps(learned.to_dict())))
     seen = difference(before, after)
     np.testing.assert_array_equal(again.probability(*seen, classes), learned.probability(*seen, classes))
 
@@ -58,11 +57,28 @@ def test_what_was_not_seen_twice_is_not_judged(scenes):
     before, after, classes, _ = scenes
     learned = learn(before, after, classes)
     after, classes = after.copy(), classes.copy()
-    after[0, 1, 5, 5] = NODATA
+    after[0, 1, 5, 5] = after[1, 0, 5, 5] = NODATA
     classes[9, 9] = 0
     chance = learned.probability(*difference(before, after), classes)
     assert chance[5, 5] == chance[9, 9] == PROBABILITY_NODATA
     assert (chance == PROBABILITY_NODATA).sum() == 2
+
+
+def test_a_cloud_over_one_period_leaves_the_others_to_judge_by(scenes):
+    before, after, classes, felled = scenes
+    after = after.copy()
+    after[0, :, 30:80] = NODATA  # over all that was felled
+    learned = learn(before, after, classes)
+    assert set(learned.learned) == {(0, 1), (1,)}
+    chance = learned.probability(*difference(before, after), classes)
+    assert (chance != PROBABILITY_NODATA).all()
+    inner = np.zeros_like(felled)
+    inner[42:58, 102:118] = True
+    assert (chance[inner] >= 50).mean() > 0.9
+    # Judged by fewer periods than any that was learned with: not judged.
+    after[1, :, :5] = NODATA
+    after[0, :, :5] = before[0, :, :5]
+    assert (learned.probability(*difference(before, after), classes)[:5] == PROBABILITY_NODATA).all()
 
 
 def test_nodata_does_not_leak_into_its_neighbours():
@@ -70,16 +86,16 @@ def test_nodata_does_not_leak_into_its_neighbours():
     after = before + 200
     after[0, 0, 3, 3] = NODATA
     found, known = difference(before, after)
-    assert not known[3, 3]
+    assert not known[0, 3, 3]
     assert known.sum() == 48
-    np.testing.assert_allclose(found[0][known], 200, rtol=1e-5)
+    np.testing.assert_allclose(found[0, 0][known[0]], 200, rtol=1e-5)
 
 
 def test_a_window_with_its_halo_equals_the_whole(scenes):
     before, after, _, _ = scenes
     whole, _ = difference(before, after)
     part, _ = difference(before[..., 9:41, 19:61], after[..., 9:41, 19:61])
-    np.testing.assert_allclose(part[:, 1:-1, 1:-1], whole[:, 10:40, 20:60], atol=1e-2)
+    np.testing.assert_allclose(part[..., 1:-1, 1:-1], whole[..., 10:40, 20:60], atol=1e-2)
 
 
 def test_a_rare_class_is_judged_by_all(scenes):
@@ -87,12 +103,12 @@ def test_a_rare_class_is_judged_by_all(scenes):
     classes = classes.copy()
     classes[0, :5] = 512
     learned = learn(before, after, classes)
-    assert 512 not in learned.mean
+    assert 512 not in learned.learned[0, 1].mean
     assert (learned.probability(*difference(before, after), classes)[0, :5] != PROBABILITY_NODATA).all()
 
 
 def test_too_little_to_learn_from():
-    with pytest.raises(GridError, match=r"only 0 pixels.*post-classification"):
-        SpectralChange.fit([])
+    with pytest.raises(GridError, match=r"too few.*post-classification"):
+        PeriodChange.fit([])
     with pytest.raises(GridError, match="differ in shape"):
         difference(np.zeros((1, 1, 2, 2), np.int16), np.zeros((1, 1, 2, 3), np.int16))

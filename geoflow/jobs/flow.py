@@ -36,8 +36,8 @@ VERSIONS = {
     "engine": 1,
     "predict": 2,
     "seams": 1,
-    "differences": 1,
-    "change": 2,
+    "differences": 2,
+    "change": 3,
     "evaluate": 1,
 }
 """Versions of what each stage computes. A release that changes the pixels of a stage raises its number, so that outputs

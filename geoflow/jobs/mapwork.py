@@ -168,7 +168,7 @@ class DifferencesWork:
     target: Path
 
     def __call__(self) -> Done:
-        from geoflow.mapping.spectral import SpectralChange
+        from geoflow.mapping.spectral import PeriodChange
         from geoflow.store.receipts import write_json
         from geoflow.store.zarr import open_for_writing
 
@@ -176,16 +176,17 @@ class DifferencesWork:
         regions = [region for name in self.tiles for region in store.grid.tile_by_id(name).chunks()]
         order = np.random.default_rng(self.seed).permutation(len(regions))[:SAMPLED_CHUNKS]
         samples = (self._sample(store, *regions[at]) for at in sorted(order))
-        learned = SpectralChange.fit(samples)
+        learned = PeriodChange.fit(samples)
         write_json(self.target, learned.to_dict())
-        return Done({"classes": sorted(learned.mean), "changed_share": learned.share[1]}, (self.target,))
+        found = {"-".join(map(str, p)): round(change.share[1], 4) for p, change in learned.learned.items()}
+        return Done({"changed_share_by_periods": found}, (self.target,))
 
-    def _sample(self, store: Store, y: slice, x: slice) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    def _sample(self, store: Store, y: slice, x: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[Any]]:
         differences, known = _difference(store, self.imagery, y, x)
         codes = store.dataset(self.map)[f"level{self.level}"].isel(y=y, x=x).values
         every = (slice(None, None, SAMPLED_STEP),) * 2
-        classes = np.where(known, codes, 0)[every]
-        return differences[:, *every].reshape(len(differences), -1), classes.reshape(-1)
+        thin, seen, classes = differences[:, :, *every], known[:, *every], codes[every]
+        return thin.reshape(*thin.shape[:2], -1), seen.reshape(len(seen), -1), classes.reshape(-1)
 
 
 def _difference(
@@ -234,11 +235,11 @@ class ChangeWork(TileWork):
 
     def _probability(self, store: Store, tile: Tile, before: xr.Dataset) -> xr.DataArray | None:
         """The chance of a change in the tile and its margin, from the scenes; None without ``differences``."""
-        from geoflow.mapping.spectral import HALO_PX, SpectralChange
+        from geoflow.mapping.spectral import HALO_PX, PeriodChange
 
         if self.differences is None:
             return None
-        learned = SpectralChange.from_dict(json.loads(self.differences.read_text(encoding="utf-8")))
+        learned = PeriodChange.from_dict(json.loads(self.differences.read_text(encoding="utf-8")))
         (wide_y, wide_x), (y, x) = tile.padded(self.mmu_px + HALO_PX), tile.padded(self.mmu_px)
         inner = (
             slice(y.start - wide_y.start, y.stop - wide_y.start),
@@ -246,7 +247,7 @@ class ChangeWork(TileWork):
         )
         differences, known = _difference(store, self.imagery, wide_y, wide_x)
         classes = before[f"level{self.level}"]
-        return classes.copy(data=learned.probability(differences[:, *inner], known[inner], classes.values))
+        return classes.copy(data=learned.probability(differences[:, :, *inner], known[:, *inner], classes.values))
 
 
 def _transitions(arrays: Mapping[str, NDArray[Any]]) -> list[list[int]]:

@@ -46,15 +46,15 @@ def difference(before: NDArray[np.int16], after: NDArray[np.int16]) -> tuple[NDA
 
     Parameters
     ----------
-    before, after : int16 arrays, dims (..., y, x)
-        Reflectance x 10000 of two epochs, nodata -32768; leading dims (period, band) are flattened to channels.
+    before, after : int16 arrays, dims (period, band, y, x)
+        Reflectance x 10000 of two epochs, nodata -32768.
 
     Returns
     -------
-    difference : float32 array, dims (channel, y, x)
+    difference : float32 array, dims (period, band, y, x)
         Mean over the known ones of 3 x 3 pixels; 0 where nothing is known.
-    known : bool array, dims (y, x)
-        True where all channels of both epochs are there.
+    known : bool array, dims (period, y, x)
+        True where all bands of the period are there in both epochs.
 
     Raises
     ------
@@ -63,19 +63,114 @@ def difference(before: NDArray[np.int16], after: NDArray[np.int16]) -> tuple[NDA
     """
     if before.shape != after.shape:
         raise GridError(f"the composites differ in shape: {before.shape} and {after.shape}")
-    size = before.shape[-2:]
-    first, second = before.reshape(-1, *size), after.reshape(-1, *size)
-    known = ((first != NODATA) & (second != NODATA)).all(axis=0)
-    window = (1, SMOOTH_PX, SMOOTH_PX)
-    plain = np.where(known, second.astype(np.float32) - first, np.float32(0))
-    share = ndimage.uniform_filter(known.astype(np.float32), SMOOTH_PX, mode="constant")
-    mean = ndimage.uniform_filter(plain, window, mode="constant") / np.maximum(share, 1e-3)
-    return np.where(known, mean, np.float32(0)), known
+    known = ((before != NODATA) & (after != NODATA)).all(axis=1)
+    plain = np.where(known[:, None], after.astype(np.float32) - before, np.float32(0))
+    share = ndimage.uniform_filter(known.astype(np.float32), (1, SMOOTH_PX, SMOOTH_PX), mode="constant")
+    mean = ndimage.uniform_filter(plain, (1, 1, SMOOTH_PX, SMOOTH_PX), mode="constant")
+    mean /= np.maximum(share, 1e-3)[:, None]
+    return np.where(known[:, None], mean, np.float32(0)), known
+
+
+@dataclass(frozen=True)
+class PeriodChange:
+    """What is usual for each set of periods that both epochs have in common at a pixel.
+
+    A pixel is judged by all periods that it was seen in twice, and by nothing else: a cloud over one of four dates does
+    not leave it unjudged.
+
+    Attributes
+    ----------
+    learned : mapping of periods to SpectralChange
+        The key holds the positions of the periods, ascending.
+    """
+
+    learned: Mapping[tuple[int, ...], SpectralChange]
+
+    @classmethod
+    def fit(cls, samples: Iterable[tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[Any]]]) -> PeriodChange:
+        """Learn from a sample of a country; no labels of change are needed.
+
+        Parameters
+        ----------
+        samples : iterable of (differences, known, classes)
+            float32 (period, band, n) and bool (period, n) from `difference`, and the n class codes of the map before,
+            0 where to be left out.
+
+        Raises
+        ------
+        GridError
+            If no set of periods has enough pixels.
+        """
+        held = list(samples)
+        found: dict[tuple[int, ...], SpectralChange] = {}
+        for periods in sorted({set_ for _, known, classes in held for set_ in _sets(known[:, classes != 0])}):
+            chosen = list(periods)
+            pairs = [
+                (d[chosen].reshape(-1, c.size), np.where(known[chosen].all(axis=0), c, np.uint16(0)))
+                for d, known, c in held
+            ]
+            count = sum(int((c != 0).sum()) for _, c in pairs)
+            if count >= pairs[0][0].shape[0] * _LEAST_PER_CHANNEL:
+                found[periods] = SpectralChange.fit(pairs)
+        if not found:
+            raise GridError(
+                "too few pixels were observed in both epochs to learn which differences are usual; "
+                "use change.method: post-classification"
+            )
+        return cls(found)
+
+    def probability(
+        self,
+        differences: NDArray[np.float32],
+        known: NDArray[np.bool_],
+        classes: NDArray[np.unsignedinteger[Any]],
+    ) -> NDArray[np.uint8]:
+        """The chance in percent that the ground changed.
+
+        Parameters
+        ----------
+        differences, known
+            From `difference`: dims (period, band, y, x) and (period, y, x).
+        classes : unsigned integer array, dims (y, x)
+            The map before, 0 nodata.
+
+        Returns
+        -------
+        uint8 array, dims (y, x)
+            255 where no period is known in both epochs, or the class is not.
+        """
+        out = np.full(classes.shape, PROBABILITY_NODATA, np.uint8)
+        for periods in _sets(known):
+            best = max((p for p in self.learned if set(p) <= set(periods)), key=len, default=None)
+            if best is None:
+                continue
+            others = [p for p in range(len(known)) if p not in periods]
+            exactly = np.asarray(known[list(periods)].all(axis=0) & ~known[others].any(axis=0))
+            chosen = differences[list(best)].reshape(-1, *classes.shape)
+            judged = self.learned[best].probability(chosen, exactly, classes)
+            out = np.where(exactly, judged, out)
+        return out
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"-".join(map(str, periods)): change.to_dict() for periods, change in self.learned.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> PeriodChange:
+        """The inverse of `to_dict`."""
+        return cls({tuple(map(int, k.split("-"))): SpectralChange.from_dict(v) for k, v in values.items()})
+
+
+def _sets(known: NDArray[np.bool_]) -> list[tuple[int, ...]]:
+    """The sets of periods that occur, not the empty one; ``known`` has dims (period, ...)."""
+    weights = (1 << np.arange(len(known))).reshape(-1, *(1,) * (known.ndim - 1))
+    codes = np.unique((known * weights).sum(axis=0)).tolist()
+    return [tuple(p for p in range(len(known)) if code >> p & 1) for code in codes if code]
 
 
 @dataclass(frozen=True)
 class SpectralChange:
-    """What differences are usual for each class, and from which distance on the ground has changed.
+    """What differences of some channels are usual for each class, and from which distance on the ground has changed.
 
     Attributes
     ----------
@@ -100,7 +195,7 @@ class SpectralChange:
         Parameters
         ----------
         samples : iterable of (differences, classes)
-            float32 (channel, n) from `difference`, and the n class codes of the map before, 0 where to be left out.
+            float32 (channel, n), and the n class codes of the map before, 0 where to be left out.
 
         Raises
         ------
@@ -112,10 +207,7 @@ class SpectralChange:
         classes = np.concatenate([c for _, c in pairs]) if pairs else np.empty(0, np.uint16)
         channels, count = differences.shape
         if count < channels * _LEAST_PER_CHANNEL:
-            raise GridError(
-                f"only {count} pixels were observed in both epochs: too few to learn which differences are usual; "
-                "use change.method: post-classification"
-            )
+            raise GridError(f"{count} pixels are too few to learn which differences of {channels} channels are usual")
         mean, precision = {}, {}
         for code in (_ANY_CLASS, *np.unique(classes).tolist()):
             chosen = differences if code == _ANY_CLASS else differences[:, classes == code]
@@ -144,15 +236,16 @@ class SpectralChange:
 
         Parameters
         ----------
-        differences, known
-            From `difference`: dims (channel, y, x) and (y, x).
+        differences : float32 array, dims (channel, y, x)
+        known : bool array, dims (y, x)
+            Where all these channels are known.
         classes : unsigned integer array, dims (y, x)
             The map before, 0 nodata.
 
         Returns
         -------
         uint8 array, dims (y, x)
-            255 where either epoch is not known in all channels, or the class is not.
+            255 where the difference or the class is not known.
         """
         out = np.full(known.shape, PROBABILITY_NODATA, np.uint8)
         judged = known & (classes != 0)
