@@ -83,11 +83,11 @@ class ContextUnet(nn.Module):
     """A U-Net beside a small net of pixels and their surroundings, joined before the last layer.
 
     The small net (the context path) reads the spectrum of each pixel through two 1x1 layers, averages what it found
-    over squares of about 40, 120, 280 and 600 m, as a soft histogram of what lies around the pixel, and mixes both. It has a
-    hundredth of a U-Net's weights, costs a fifth of its time, and learns in some hundred steps from nothing, which a
-    deep encoder cannot; and it works at full resolution, where the U-Net of segmentation-models-pytorch has no skip
-    connection. The U-Net adds shape and wide context, for as long as it is trained. Its part starts at zero, so that
-    it may join late: see `shallow`.
+    over squares of about 40, 120, 280 and 600 m, as a soft histogram of what lies around the pixel, and mixes both. It
+    has a hundredth of a U-Net's weights, costs a fifth of its time, and learns in some hundred steps from nothing,
+    which a deep encoder cannot; and it works at full resolution, where the U-Net of segmentation-models-pytorch has no
+    skip connection. The U-Net adds shape and wide context, for as long as it is trained. Its part starts at zero, so
+    that it may join late: see `shallow`.
 
     Input float32 (n, channel, y, x), y and x multiples of 32; output logits (n, class, y, x).
     """

@@ -34,7 +34,7 @@ def check_job(flow: Flow, console: Console) -> None:
         _check_net(flow)
     if flow.job.predict is not None and flow.job.predict.model is not None:
         _check_model(flow)
-    _ = flow.spectral_change
+    _ = flow.joint_change
     check_writable(flow.out)
     if flow.job.imagery is not None:
         with console.waiting("searching for scenes"):

@@ -23,7 +23,7 @@ def bytes_to_write(flow: Flow) -> int:
     if job.labels:
         total += levels
     if job.predict:
-        classes = len(legend.codes(legend.levels[-1])) if job.predict.probabilities else 0
+        classes = len(legend.codes(legend.levels[-1])) if flow.keeps_probabilities else 0
         # Besides the levels: confidence, margin, clear, and the second class.
         total += len(job.mapped_epochs) * (levels + 3 + legend.dtype(legend.levels[-1]).itemsize + classes)
     if job.change:

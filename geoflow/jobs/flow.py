@@ -36,8 +36,8 @@ VERSIONS = {
     "engine": 1,
     "predict": 2,
     "seams": 1,
-    "differences": 2,
-    "change": 3,
+    "differences": 3,
+    "change": 4,
     "evaluate": 1,
 }
 """Versions of what each stage computes. A release that changes the pixels of a stage raises its number, so that outputs
@@ -88,7 +88,7 @@ class Flow(ResolvedJob):
             flow.append(Stage("engine", "Engine", self._engine_tasks))
             flow.append(Stage("predict", "Maps", self._predict_tasks, self._prepare_maps, self._drop_scratch))
             flow.append(Stage("seams", "Seams", self._seams_tasks))
-        if self.spectral_change:
+        if self.joint_change:
             flow.append(Stage("differences", "Differences", lambda: self._differences_tasks()))
         if job.change:
             flow.append(Stage("change", "Change", self._change_tasks, self._prepare_change))
@@ -220,7 +220,7 @@ class Flow(ResolvedJob):
     def _prepare_maps(self) -> None:
         from geoflow.modelfile import read_header
 
-        codes = read_header(self.model_folder).card.codes if self.section("predict").probabilities else ()
+        codes = read_header(self.model_folder).card.codes if self.keeps_probabilities else ()
         for epoch in self.job.mapped_epochs:
             attrs = {
                 "model_sha256": self.model_sha256() or "",
@@ -239,7 +239,7 @@ class Flow(ResolvedJob):
     def _make_predict_tasks(self, sha256: str | None, engine: str | None) -> list[Task]:
         halo = self._model_halo() if sha256 else 0
         imagery = {t.key: t.id for t in self._imagery_tasks}
-        border, kept = digest(self.border.hex()), self.section("predict").probabilities
+        border, kept = digest(self.border.hex()), self.keeps_probabilities
         mapped = {t.id for t in self.tiles}
         tasks = []
         for epoch in self.job.mapped_epochs:
@@ -298,7 +298,7 @@ class Flow(ResolvedJob):
         attrs = {
             "before": section.before,
             "after": section.after,
-            "method": "spectral" if self.spectral_change else "post-classification",
+            "method": "joint" if self.joint_change else "post-classification",
             "min_confidence_percent": section.min_confidence,
             "mmu_ha": section.mmu_ha,
         }
@@ -329,12 +329,13 @@ class Flow(ResolvedJob):
     def _change_tasks(self) -> list[Task]:
         section, level = self.section("change"), self.legend.levels[-1]
         maps = self._map_ids()
-        learned = self._differences_tasks()[0].id if self.spectral_change else None
+        learned = self._differences_tasks()[0].id if self.joint_change else None
         tasks = []
         for tile in self.tiles:
             near = tile.neighbourhood(self.mmu_px)
             read = [maps.get(f"{e}/{t.id}") for e in (section.before, section.after) for t in near]
             parts = [tile.id, section.before, section.after, level, section.min_confidence, self.mmu_px, read, learned]
+            parts.append(section.transitions)
             doing = mapwork.ChangeWork(
                 self.store_path,
                 tile.id,
@@ -346,6 +347,8 @@ class Flow(ResolvedJob):
                 self.mmu_px,
                 (f"imagery/{section.before}", f"imagery/{section.after}"),
                 self.out / "differences.json" if learned else None,
+                section.transitions,
+                self.legend,
             )
             tasks.append(self._task("change", f"{section.before}-{section.after}/{tile.id}", parts, doing))
         return tasks

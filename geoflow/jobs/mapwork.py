@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from geoflow.grid import Tile
+    from geoflow.legends import Legend
     from geoflow.mapping.windows import Lattice
     from geoflow.modelfile import ModelCard
     from geoflow.store.zarr import Store
@@ -55,14 +56,14 @@ class EngineWork:
         from geoflow.store.zarr import open_for_writing
 
         store = open_for_writing(self.store)
-        cube = pick_inputs(store.dataset(self.imagery)["reflectance"], card)
+        cube = pick_inputs(store.dataset(self.imagery, dask=False)["reflectance"], card)
         chunks = [region for name in self.tiles for region in store.grid.tile_by_id(name).chunks()]
         found: list[NDArray[np.int16]] = []
         for at in np.random.default_rng(self.seed).permutation(len(chunks)):
             y, x = (
                 _stretch(part, card.window_px, size) for part, size in zip(chunks[at], store.grid.shape, strict=True)
             )
-            window = cube.isel(y=y, x=x).compute(scheduler="threads").values
+            window = cube.isel(y=y, x=x).values
             if (window != NODATA).any():
                 missing = [(0, 0), (0, 0), *((0, card.window_px - n) for n in window.shape[2:])]
                 found.append(np.pad(window, missing, constant_values=NODATA))
@@ -102,7 +103,8 @@ class PredictWork(TileWork):
 
         store, tile = self.open()
         model = load_model(self.model, self.sha256)
-        imagery = store.dataset(self.imagery)
+        # Without Dask's chunks: a tile is read in one go, several times as fast as chunk by chunk.
+        imagery = store.dataset(self.imagery, dask=False)
         options = MapOptions(self.engine, self.probabilities, None if self.scratch is None else str(self.scratch))
         arrays = computed(predict_region(imagery["reflectance"], model, tile.y, tile.x, options))
         arrays["clear"] = self._clear(imagery, model.card, tile)
@@ -117,7 +119,7 @@ class PredictWork(TileWork):
     def _clear(self, imagery: xr.Dataset, card: ModelCard, tile: Tile) -> NDArray[np.uint8]:
         """The fewest clear observations in any period that the model reads: 0 means, mapped without that period."""
         clear = imagery["clear"].isel(tile.region).sel(period=list(card.inputs.periods))
-        fewest: NDArray[np.uint8] = clear.min("period").compute(scheduler="threads").values
+        fewest: NDArray[np.uint8] = clear.values.min(axis=clear.get_axis_num("period"))
         return fewest
 
     def _release(self, store: Store, tile: Tile, card: ModelCard) -> None:
@@ -157,7 +159,7 @@ SAMPLED_CHUNKS, SAMPLED_STEP = 96, 3
 
 @dataclass(frozen=True)
 class DifferencesWork:
-    """A sample of two epochs to the differences that are usual for each class, for the change stage."""
+    """A sample of two epochs to what the change stage must know: usual differences, and shares of classes."""
 
     store: Path
     tiles: tuple[str, ...]
@@ -168,6 +170,8 @@ class DifferencesWork:
     target: Path
 
     def __call__(self) -> Done:
+        from geoflow.mapping.decode import PROBABILITY_NODATA, PROBABILITY_UNIT
+        from geoflow.mapping.joint import JointChange
         from geoflow.mapping.spectral import PeriodChange
         from geoflow.store.receipts import write_json
         from geoflow.store.zarr import open_for_writing
@@ -175,15 +179,24 @@ class DifferencesWork:
         store = open_for_writing(self.store)
         regions = [region for name in self.tiles for region in store.grid.tile_by_id(name).chunks()]
         order = np.random.default_rng(self.seed).permutation(len(regions))[:SAMPLED_CHUNKS]
-        samples = (self._sample(store, *regions[at]) for at in sorted(order))
-        learned = PeriodChange.fit(samples)
+        chosen = [regions[at] for at in sorted(order)]
+        spectral = PeriodChange.fit(self._sample(store, *region) for region in chosen)
+        probabilities = store.dataset(self.map, dask=False)["probabilities"]
+        total, pixels = np.zeros(probabilities.sizes["class"]), 0
+        for y, x in chosen:
+            held = probabilities.isel(y=y, x=x).values[:, ::SAMPLED_STEP, ::SAMPLED_STEP]
+            known = held[0] != PROBABILITY_NODATA
+            total += held[:, known].sum(axis=1, dtype=np.int64) / PROBABILITY_UNIT
+            pixels += int(known.sum())
+        codes = tuple(int(code) for code in probabilities["class"].values)
+        learned = JointChange.of(codes, total / max(pixels, 1), spectral)
         write_json(self.target, learned.to_dict())
-        found = {"-".join(map(str, p)): round(change.share[1], 4) for p, change in learned.learned.items()}
+        found = {"-".join(map(str, p)): round(change.share[1], 4) for p, change in spectral.learned.items()}
         return Done({"changed_share_by_periods": found}, (self.target,))
 
     def _sample(self, store: Store, y: slice, x: slice) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[Any]]:
         differences, known = _difference(store, self.imagery, y, x)
-        codes = store.dataset(self.map)[f"level{self.level}"].isel(y=y, x=x).values
+        codes = store.dataset(self.map, dask=False)[f"level{self.level}"].isel(y=y, x=x).values
         every = (slice(None, None, SAMPLED_STEP),) * 2
         thin, seen, classes = differences[:, :, *every], known[:, *every], codes[every]
         return thin.reshape(*thin.shape[:2], -1), seen.reshape(len(seen), -1), classes.reshape(-1)
@@ -194,9 +207,7 @@ def _difference(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     from geoflow.mapping.spectral import difference
 
-    before, after = (
-        store.dataset(group)["reflectance"].isel(y=y, x=x).compute(scheduler="threads").values for group in imagery
-    )
+    before, after = (store.dataset(group, dask=False)["reflectance"].isel(y=y, x=x).values for group in imagery)
     return difference(before, after)
 
 
@@ -204,7 +215,8 @@ def _difference(
 class ChangeWork(TileWork):
     """Two maps to the change between them, for one tile.
 
-    With ``differences``, a file of `DifferencesWork`, only what also changed in the scenes of ``imagery`` counts.
+    With ``learned``, a file of `DifferencesWork`, the scenes of ``imagery`` and the class probabilities of both maps
+    are weighed together; without, classes that differ are change.
     """
 
     before: str
@@ -214,7 +226,9 @@ class ChangeWork(TileWork):
     min_confidence: int
     mmu_px: int
     imagery: tuple[str, str]
-    differences: Path | None
+    learned: Path | None
+    weights: Mapping[str, float]
+    legend: Legend
 
     def __call__(self) -> Done:
         from geoflow.mapping.change import detect_change
@@ -222,9 +236,14 @@ class ChangeWork(TileWork):
         store, tile = self.open()
         # A patch of fewer than mmu_px pixels that reaches into the tile ends within mmu_px pixels of it.
         y, x = tile.padded(self.mmu_px)
-        before, after = (store.dataset(group).isel(y=y, x=x) for group in (self.before, self.after))
-        probability = self._probability(store, tile, before)
-        change = detect_change(before, after, self.level, self.min_confidence, self.mmu_px, probability)
+        names = [f"level{self.level}", "confidence"]
+        before, after = (
+            store.dataset(group, dask=False)[names].isel(y=y, x=x).load() for group in (self.before, self.after)
+        )
+        chance = None
+        if self.learned is not None:
+            before, after, chance = self._weighed(store, tile, before, after)
+        change = detect_change(before, after, self.level, self.min_confidence, self.mmu_px, chance)
         inner = {
             "y": slice(tile.y.start - y.start, tile.y.stop - y.start),
             "x": slice(tile.x.start - x.start, tile.x.stop - x.start),
@@ -233,21 +252,39 @@ class ChangeWork(TileWork):
         files = written(store, self.group, tile, arrays)
         return Done({"transitions": _transitions(arrays), "states": counts_of(arrays["change"])}, files)
 
-    def _probability(self, store: Store, tile: Tile, before: xr.Dataset) -> xr.DataArray | None:
-        """The chance of a change in the tile and its margin, from the scenes; None without ``differences``."""
-        from geoflow.mapping.spectral import HALO_PX, PeriodChange
+    def _weighed(
+        self, store: Store, tile: Tile, before: xr.Dataset, after: xr.Dataset
+    ) -> tuple[xr.Dataset, xr.Dataset, xr.DataArray]:
+        """The most probable transition of each pixel of the tile and its margin, and the chance of any change."""
+        from geoflow.mapping import joint, spectral
 
-        if self.differences is None:
-            return None
-        learned = PeriodChange.from_dict(json.loads(self.differences.read_text(encoding="utf-8")))
-        (wide_y, wide_x), (y, x) = tile.padded(self.mmu_px + HALO_PX), tile.padded(self.mmu_px)
-        inner = (
-            slice(y.start - wide_y.start, y.stop - wide_y.start),
-            slice(x.start - wide_x.start, x.stop - wide_x.start),
-        )
+        learned = joint.JointChange.from_dict(json.loads((self.learned or Path()).read_text(encoding="utf-8")))
+        weights = joint.transition_weights(learned.codes, self.weights, self.legend)
+        y, x = tile.padded(self.mmu_px)
+        near_y, near_x = tile.padded(self.mmu_px + joint.HALO_PX)
+        wide_y, wide_x = tile.padded(self.mmu_px + joint.HALO_PX + spectral.HALO_PX)
         differences, known = _difference(store, self.imagery, wide_y, wide_x)
-        classes = before[f"level{self.level}"]
-        return classes.copy(data=learned.probability(differences[:, :, *inner], known[:, *inner], classes.values))
+        p, q = (
+            store.dataset(group, dask=False)["probabilities"].isel(y=near_y, x=near_x).values
+            for group in (self.before, self.after)
+        )
+        classes = store.dataset(self.before, dask=False)[f"level{self.level}"].isel(y=near_y, x=near_x).values
+        inner = _cut((near_y, near_x), (wide_y, wide_x))
+        scenes = learned.spectral.probability(differences[:, :, *inner], known[:, *inner], classes)
+        inner = _cut((y, x), (near_y, near_x))
+        chance = learned.chance(p, q, scenes, weights)[inner]
+        name = f"level{self.level}"
+        codes = learned.pairs(p[:, *inner], q[:, *inner], weights)
+        first, second = (
+            m[name].copy(data=c.astype(m[name].dtype)) for m, c in zip((before, after), codes, strict=True)
+        )
+        return first.to_dataset(name=name), second.to_dataset(name=name), before[name].copy(data=chance)
+
+
+def _cut(part: tuple[slice, slice], within: tuple[slice, slice]) -> tuple[slice, slice]:
+    """A part of the grid, counted from a larger part's corner."""
+    y, x = (slice(own.start - outer.start, own.stop - outer.start) for own, outer in zip(part, within, strict=True))
+    return y, x
 
 
 def _transitions(arrays: Mapping[str, NDArray[Any]]) -> list[list[int]]:

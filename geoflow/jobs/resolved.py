@@ -150,19 +150,29 @@ class ResolvedJob:
         return given or self.out / "model"
 
     @property
-    def spectral_change(self) -> bool:
-        """Whether change is judged by the scenes too, not by the maps alone."""
-        change, imagery = self.job.change, self.job.imagery
+    def joint_change(self) -> bool:
+        """Whether change is judged by the scenes and by the probabilities of both maps, not by their classes alone."""
+        change, imagery, predict = self.job.change, self.job.imagery, self.job.predict
         if change is None or change.method == "post-classification":
             return False
-        if imagery is not None and {change.before, change.after} <= set(imagery.epochs):
-            return True
-        if change.method == "spectral":
+        epochs = {change.before, change.after}
+        seen = imagery is not None and epochs <= set(imagery.epochs)
+        mapped = predict is not None and predict.probabilities is not False and epochs <= set(self.job.mapped_epochs)
+        if not (seen and mapped) and change.method == "joint":
             raise JobError(
-                f"change.method: spectral reads the composites of {change.before} and {change.after}, which this job "
-                "does not make; add them to imagery.epochs or say post-classification"
+                f"change.method: joint reads the composites of {change.before} and {change.after} and the "
+                "probabilities of their maps, which this job does not make; add both epochs to imagery.epochs and "
+                "predict.epochs, do not set predict.probabilities to false, or say post-classification"
             )
-        return False
+        return seen and mapped
+
+    @property
+    def keeps_probabilities(self) -> bool:
+        """Whether maps keep the probabilities of all classes."""
+        predict = self.job.predict
+        if predict is None or predict.probabilities is None:
+            return self.joint_change
+        return predict.probabilities
 
     def section(self, name: str) -> Any:
         """A section of the job that must be there."""

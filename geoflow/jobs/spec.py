@@ -192,8 +192,10 @@ class Predict(Section):
         description="what runs the net; any but `torch-fp32` is first compared with it on the job's own imagery, and "
         "used only where 99.9 % of the pixels get the same class",
     )
-    probabilities: bool = Field(
-        False, description="also keep the probabilities of all classes, a byte each: for relabelling and time series"
+    probabilities: bool | None = Field(
+        None,
+        description="also keep the probabilities of all classes, a byte each, for change, relabelling and time series; "
+        "by default where the change section needs them",
     )
 
 
@@ -202,13 +204,17 @@ class Change(Section):
 
     before: Name = Field(alias="from", description="the earlier epoch")
     after: Name = Field(alias="to", description="the later epoch")
-    method: Literal["auto", "spectral", "post-classification"] = Field(
+    method: Literal["auto", "joint", "post-classification"] = Field(
         "auto",
-        description="`spectral`: classes differ and the scenes too, more than is usual for the class; "
-        "`post-classification`: classes differ; `auto`: spectral where the job has imagery",
+        description="`joint`: the scenes and the class probabilities of both epochs, weighed together; "
+        "`post-classification`: classes differ; `auto`: joint where the job has imagery of both epochs",
     )
     min_confidence: int = Field(
-        50, ge=0, le=100, description="least probability of a change; of both maps being right, for post-classification"
+        70, ge=0, le=100, description="least probability of a change; of both maps being right, for post-classification"
+    )
+    transitions: dict[str, float] = Field(
+        default_factory=dict,
+        description="weights of single transitions, 1 where not named, codes of any level: `{5-1: 0, 312-324: 3}`",
     )
     mmu_ha: float = Field(0.5, ge=0, description="smaller patches of change are dropped, in hectares")
 

@@ -148,8 +148,8 @@ def decision_type(classes: int) -> np.dtype:
 
     ``best``, ``second`` : uint16
         Positions of classes in the ladder's order; the number of classes where not observed, or where there is no
-        second one. ``best`` is the best class of the best group of the best group above, and so on, so that the codes of all
-        its levels nest. ``second`` is the most probable of the others, of any group.
+        second one. ``best`` is the best class of the best group of the best group above, and so on, so that the codes
+        of all its levels nest. ``second`` is the most probable of the others, of any group.
     ``confidence`` : uint8
         Probability of ``best`` among all classes, in whole percent; 255 where not observed.
     ``margin`` : int8
@@ -163,7 +163,7 @@ def decision_type(classes: int) -> np.dtype:
 
 
 @numba.njit(cache=True, nogil=True)
-def _highest(p: NDArray[np.uint32], but: int) -> tuple[int, int]:
+def _highest(p: NDArray[np.uint32], but: int) -> tuple[int, np.uint32]:
     """The first of the greatest values, except at ``but``; and the value. The number of values where there is none."""
     held = np.uint32(0)
     if but >= 0:

@@ -201,7 +201,8 @@ def _blocks(part: slice, size: int, own: tuple[int, ...] | None) -> list[slice]:
 
 def _one_block(cube: xr.DataArray, model: ModelRef, block: Block, options: MapOptions, card: ModelCard) -> da.Array:
     seen_y, seen_x = block.seen
-    data = da.asarray(cube.isel(y=seen_y, x=seen_x).data).rechunk(-1)
+    # A cube that is no Dask array but lies in a file is read by the task, in one go.
+    data = cube.isel(y=seen_y, x=seen_x).chunk(-1).data
     dtype = decision_type(len(card.codes) if options.probabilities else 0)
     return da.map_blocks(
         sweep,

@@ -62,7 +62,7 @@ class Pairs:
 
     @property
     def error(self) -> float | None:
-        """Standard error of the share, as of a ratio estimator over segments (Cochran 1977, Sampling Techniques, ch. 6).
+        """Standard error of the share, as of a ratio estimator over segments (Cochran 1977, Sampling Techniques).
 
         None with fewer than two segments.
         """
