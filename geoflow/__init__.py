@@ -26,7 +26,7 @@ _PUBLIC = {
     "legend": ("geoflow.legends", "legend"),
     "load_catalog": ("geoflow.imagery", "load_catalog"),
     "load_cube": ("geoflow.imagery", "load_cube"),
-    "load_job": ("geoflow.jobs.spec", "load_job"),
+    "load_job": ("geoflow.jobs.jobfile", "load_job"),
     "load_labels": ("geoflow.labels", "load_labels"),
     "load_model": ("geoflow.modelfile", "load_model"),
     "make_sample": ("geoflow.sample", "make_sample"),
@@ -62,8 +62,8 @@ if TYPE_CHECKING:
     from geoflow.grid import Grid
     from geoflow.imagery import load_catalog, load_cube, search
     from geoflow.inputs import InputSpec
+    from geoflow.jobs.jobfile import load_job
     from geoflow.jobs.run import run_job as run
-    from geoflow.jobs.spec import load_job
     from geoflow.labels import load_labels
     from geoflow.legends import Legend, legend
     from geoflow.mapping.areas import areas

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from geoflow.jobs.jobfile import parse_job
 from geoflow.jobs.reference import job_reference
-from geoflow.jobs.spec import parse_job
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

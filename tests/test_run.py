@@ -77,10 +77,11 @@ def test_the_output_is_as_documented(finished):
     country = gf.open(out)
     assert {g for g in country.groups if g.count("/") == 2} == {
         "/imagery/2018", "/imagery/2024", "/labels/clc2018", "/map/2018", "/map/2024", "/change/2018-2024",
+        "/generalised/1ha",
     }  # fmt: skip
     for epoch in ("2018", "2024"):
         assert set(country[f"map/{epoch}"].data_vars) == {
-                "level1", "level2", "level3", "confidence", "margin", "second", "clear",
+                "level1", "level2", "level3", "confidence", "margin", "second", "clear", "probabilities",
             }  # fmt: skip
     assert set(country["change/2018-2024"].data_vars) == {"change", "from_code", "to_code", "confidence"}
 
@@ -109,19 +110,46 @@ def test_maps_hold_codes_that_nest_within_the_border_only(finished):
     np.testing.assert_array_equal(level3 != 0, inside & observed)
 
 
-def test_change_is_where_both_maps_differ(finished):
+def test_change_is_a_transition_that_both_epochs_speak_for(finished):
     _, out = finished
     country = gf.open(out)
     change = country["change/2018-2024"]
     before, after = (country[f"map/{epoch}/level3"].values for epoch in EPOCHS)
     changed = change["change"].values == 2
-    assert (before[changed] != after[changed]).all()
-    np.testing.assert_array_equal(change["from_code"].values[changed], before[changed])
-    np.testing.assert_array_equal(change["to_code"].values[changed], after[changed])
-    seen = [(country[f"imagery/{epoch}/reflectance"] != -32768).all(("period", "band")).values for epoch in EPOCHS]
-    unobserved = (before == 0) | (after == 0) | ~seen[0] | ~seen[1]
+    assert changed.any()
+    first, second = (change[name].values for name in ("from_code", "to_code"))
+    np.testing.assert_array_equal(first != 0, changed)
+    assert (first[changed] != second[changed]).all()
+    # Most often the pair is that of the two maps; where these agree, or decided from the top, it need not be.
+    differing = changed & (before != after)
+    assert (first[differing] == before[differing]).mean() > 0.8
+    seen = [(country[f"imagery/{epoch}/reflectance"] != -32768).all("band").values for epoch in EPOCHS]
+    unobserved = (before == 0) | (after == 0) | ~(seen[0] & seen[1]).any(axis=0)
     np.testing.assert_array_equal(change["change"].values == 0, unobserved)
     np.testing.assert_array_equal(change["confidence"].values == 255, unobserved)
+
+
+def test_the_generalised_map_is_that_of_the_whole_country(finished):
+    from geoflow.mapping.generalise import generalise_levels, smooth
+
+    _, out = finished
+    country, legend = gf.open(out), gf.legend("corine")
+    for epoch in EPOCHS:
+        raw = country[f"map/{epoch}"].to_dataset()[["level1", "level2", "level3"]].load()
+        raw["level3"] = smooth(raw["level3"], 3)
+        wanted = generalise_levels(raw, legend, 1.0)
+        found = country[f"generalised/1ha/{epoch}"]
+        for level in (1, 2, 3):
+            np.testing.assert_array_equal(found[f"level{level}"].values, wanted[f"level{level}"].values)
+
+
+def test_seams_are_counted(finished):
+    _, out = finished
+    for epoch in EPOCHS:
+        seams = summary_of(out)["seams"][epoch]
+        assert {"window", "chunk", "tile"} <= set(seams)
+        assert seams["chunk"]["pairs"] > seams["tile"]["pairs"] > 0
+        assert all(0 <= seam["share"] <= 1 for seam in seams.values())
 
 
 def test_the_summary_says_what_happened(finished):
@@ -139,6 +167,9 @@ def test_the_summary_says_what_happened(finished):
         "engine",
         "predict",
         "seams",
+        "survey-1ha",
+        "merge-1ha",
+        "generalise-1ha",
         "differences",
         "change",
         "evaluate",
@@ -271,7 +302,7 @@ def test_a_changed_value_redoes_just_what_depends_on_it(own_copy, tiny_job):
 def test_other_cluster_and_other_order_give_the_same_bytes(finished, tmp_path, tiny_job):
     """The same job in one process: nothing depends on how work was spread over workers."""
     _, out = finished
-    kept = ("classifier", "train", "predict", "change", "evaluate", "publish")
+    kept = ("classifier", "train", "predict", "generalise", "change", "evaluate", "publish")
     gf.run(gf.load_job(tiny_job(*kept)), tmp_path / "out", cluster="threads")
     whole = content(out / "country.zarr")
     part = content(tmp_path / "out/country.zarr")
@@ -282,7 +313,7 @@ def test_other_cluster_and_other_order_give_the_same_bytes(finished, tmp_path, t
 
 def test_a_driver_that_is_killed_leaves_a_store_that_the_next_run_completes(finished, tmp_path, tiny_job):
     _, undisturbed = finished
-    job = tiny_job("classifier", "train", "predict", "change", "evaluate", "publish")
+    job = tiny_job("classifier", "train", "predict", "generalise", "change", "evaluate", "publish")
     command = [sys.executable, "-m", "geoflow", "run", str(job), "--out", str(tmp_path / "out")]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     receipts = tmp_path / "out/receipts/imagery"
@@ -307,7 +338,9 @@ def test_a_trained_model_is_used_instead_of_training(finished, tiny_job, tmp_pat
     _, out = finished
     job = tiny_job("labels", "classifier", "train", "evaluate", predict={"model": str(out / "model")})
     summary = gf.run(gf.load_job(job), tmp_path / "out", cluster="threads")
-    assert list(summary["stages"]) == ["imagery", "engine", "predict", "seams", "differences", "change"]
+    assert list(summary["stages"]) == [
+        "imagery", "engine", "predict", "seams", "survey-1ha", "merge-1ha", "generalise-1ha", "differences", "change",
+    ]  # fmt: skip
     ours, theirs = gf.open(tmp_path / "out"), gf.open(out)
     for name in ("map/2018/level3", "map/2024/confidence", "change/2018-2024/change"):
         np.testing.assert_array_equal(ours[name].values, theirs[name].values)
@@ -325,7 +358,7 @@ def test_a_model_of_other_bands_is_refused_before_work(finished, tiny_job, tmp_p
 
 
 def test_limit_tries_a_job_on_the_first_tiles(tiny_job, tmp_path):
-    job = gf.load_job(tiny_job("classifier", "train", "predict", "change", "evaluate", "publish"))
+    job = gf.load_job(tiny_job("classifier", "train", "predict", "generalise", "change", "evaluate", "publish"))
     summary = gf.run(job, tmp_path / "out", cluster="threads", limit=1)
     assert summary["stages"]["labels"]["tasks"] == 1
 
@@ -437,7 +470,7 @@ def test_a_scene_that_cannot_be_read_fails_its_tiles_and_is_named(tiny_job, tiny
         victim = sorted(broken_country.glob("stac/sentinel-2-l2a/*_2018*_0_L2A/B04.tif"))
     whole = victim[0].read_bytes()
     victim[0].write_bytes(whole[: len(whole) // 2])
-    job = tiny_job("labels", "classifier", "train", "predict", "change", "evaluate", "publish")
+    job = tiny_job("labels", "classifier", "train", "predict", "generalise", "change", "evaluate", "publish")
     path = tmp_path / "job.yaml"
     path.write_text(job.read_text().replace(str(tiny_country), str(broken_country)))
     out = tmp_path / "out"

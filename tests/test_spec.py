@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from geoflow.errors import GeoflowError, JobError
-from geoflow.jobs.spec import EVALUATION_ONLY, check_inputs_exist, load_job, parse_job
+from geoflow.jobs.jobfile import EVALUATION_ONLY, check_inputs_exist, load_job, parse_job
 
 JOB = {
     "name": "test",

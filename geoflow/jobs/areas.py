@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from geoflow.errors import JobError
 from geoflow.jobs.evaluate import read_summary
 from geoflow.jobs.flow import Flow
-from geoflow.jobs.spec import parse_job
+from geoflow.jobs.jobfile import parse_job
 from geoflow.store.zarr import open_store
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from geoflow.errors import GeoflowError, JobError
 from geoflow.jobs.estimate import bytes_to_write
-from geoflow.jobs.spec import check_inputs_exist
+from geoflow.jobs.jobfile import check_inputs_exist
 
 if TYPE_CHECKING:
     from geoflow.jobs.console import Console

@@ -9,8 +9,8 @@ from typing import Any
 
 from geoflow.errors import JobError, StoreError
 from geoflow.jobs.flow import Flow
+from geoflow.jobs.jobfile import parse_job
 from geoflow.jobs.runner import split_finished
-from geoflow.jobs.spec import parse_job
 from geoflow.jobs.summary import accuracy_summary
 from geoflow.jobs.tasks import perform
 

@@ -1,47 +1,24 @@
-"""The flow of a job: its stages in order, and the tasks of each.
+"""The flow of a job: its stages in order, and the tasks of those that make maps.
 
-A task's id is the digest of everything that alters its result: the job's values, the frozen scenes, the ids of the
-tasks that it reads from, the sha256 of the model. Change one value and just what depends on it gets new ids, and is
-done again.
+`geoflow.jobs.learnflow` has the tasks that come before, and says what a task's id is.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from geoflow.errors import JobError
-from geoflow.jobs import mapwork, work
-from geoflow.jobs.layout import change_group, imagery_group, label_group, map_group
-from geoflow.jobs.resolved import ResolvedJob
-from geoflow.jobs.scenes import footprint_wkb, identity
+from geoflow.jobs import generalwork, mapwork, work
+from geoflow.jobs.layout import change_group, generalised_group, map_group
+from geoflow.jobs.learnflow import LearningFlow, file_stamp
+from geoflow.jobs.scenes import footprint_wkb
 from geoflow.jobs.spec import Job
 from geoflow.jobs.tasks import Task
 from geoflow.store.receipts import digest
-from geoflow.store.zarr import describe_grid
-
-VERSIONS = {
-    "imagery": 1,
-    "labels": 1,
-    "patches": 1,
-    "classifier": 1,
-    "train": 1,
-    "engine": 1,
-    "predict": 2,
-    "seams": 1,
-    "differences": 3,
-    "change": 4,
-    "evaluate": 1,
-}
-"""Versions of what each stage computes. A release that changes the pixels of a stage raises its number, so that outputs
-of older releases are not taken for its own."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +36,7 @@ class Stage:
     finish: Callable[[], None] = lambda: None
 
 
-class Flow(ResolvedJob):
+class Flow(LearningFlow):
     """A job on its way to an output folder: its stages and their tasks.
 
     Parameters
@@ -88,6 +65,8 @@ class Flow(ResolvedJob):
             flow.append(Stage("engine", "Engine", self._engine_tasks))
             flow.append(Stage("predict", "Maps", self._predict_tasks, self._prepare_maps, self._drop_scratch))
             flow.append(Stage("seams", "Seams", self._seams_tasks))
+        for name in job.generalise:
+            flow += self._generalise_stages(name)
         if self.joint_change:
             flow.append(Stage("differences", "Differences", lambda: self._differences_tasks()))
         if job.change:
@@ -95,106 +74,6 @@ class Flow(ResolvedJob):
         if job.evaluate:
             flow.append(Stage("evaluate", "Accuracy", self._evaluate_tasks))
         return flow
-
-    def model_sha256(self) -> str | None:
-        """The sha256 of the model's weights, or None while it is not trained.
-
-        A model that this run trains counts only with a valid receipt: an old one would otherwise be mapped with.
-        """
-        from geoflow.modelfile import read_header
-
-        if self.job.predict is not None and self.job.predict.model is not None:
-            return read_header(self.model_folder).sha256
-        task = self._train_tasks[0]
-        receipt = self.receipts.valid(task.stage, task.key, task.id)
-        return None if receipt is None else str(receipt["sha256"])
-
-    @cached_property
-    def _grid_described(self) -> dict[str, Any]:
-        return describe_grid(self.grid)
-
-    def _task(self, stage: str, key: str, parts: list[Any], doing: Any) -> Task:
-        return Task(stage, key, digest(stage, VERSIONS[stage], self._grid_described, parts), doing)
-
-    def _prepare_imagery(self) -> None:
-        for epoch, options in self.composite_options.items():
-            periods = {p.name: [str(p.start), str(p.end)] for p in options.periods}
-            attrs = {"periods": periods, "attribution": self.catalog.attribution, "composite": options.method}
-            coords = {"period": list(periods), "band": list(options.bands)}
-            self.store.ensure_group(imagery_group(epoch, coords, attrs))
-
-    @cached_property
-    def _imagery_tasks(self) -> list[Task]:
-        tasks = []
-        for epoch, options in self.composite_options.items():
-            for tile in self.tiles:
-                items = self.scenes[epoch].on(tile)
-                parts = [epoch, tile.id, dataclasses.asdict(options), [identity(i) for i in items]]
-                doing = work.CompositeWork(
-                    self.store_path, tile.id, f"imagery/{epoch}", tuple(items), self.catalog, options
-                )
-                tasks.append(self._task("imagery", f"{epoch}/{tile.id}", _plain(parts), doing))
-        return tasks
-
-    def _prepare_labels(self) -> None:
-        section = self.section("labels")
-        self.store.ensure_group(label_group(section.name, self.legend, section.source.name))
-
-    @cached_property
-    def _label_tasks(self) -> list[Task]:
-        section = self.section("labels")
-        stamp = _file_stamp(section.source)
-        tasks = []
-        for tile in self.tiles:
-            parts = [section.name, tile.id, section.column, stamp, self.legend.to_dict()]
-            doing = work.LabelWork(
-                self.store_path, tile.id, f"labels/{section.name}", section.source, section.column, self.legend
-            )
-            tasks.append(self._task("labels", f"{section.name}/{tile.id}", parts, doing))
-        return tasks
-
-    @cached_property
-    def _patch_tasks(self) -> list[Task]:
-        section, bands = self.section("classifier"), self.section("imagery").bands
-        stamps = [_file_stamp(p) for p in (section.source, *section.exclude)]
-        doing = work.PatchesWork(section.source, section.exclude, bands, self.patch_legend, self.out / "patches.zarr")
-        return [self._task("patches", "patches", [stamps, list(bands), self.patch_legend.to_dict()], doing)]
-
-    @cached_property
-    def patch_legend(self) -> Any:
-        """The legend of the patches: BigEarthNet's labels are CORINE's."""
-        from geoflow.legends import legend
-
-        return legend("corine")
-
-    @cached_property
-    def _classifier_tasks(self) -> list[Task]:
-        bands, options = self.section("imagery").bands, self.classifier_options
-        doing = work.ClassifierWork(
-            self.out / "patches.zarr", bands, self.patch_legend, options, self.out / "classifier"
-        )
-        parts = [self._patch_tasks[0].id, dataclasses.asdict(options)]
-        return [self._task("classifier", "classifier", _plain(parts), doing)]
-
-    @cached_property
-    def _train_tasks(self) -> list[Task]:
-        labels, options = self.section("labels"), self.segmenter_options
-        imagery_ids = [t.id for t in self._imagery_tasks if t.key.startswith(f"{labels.epoch}/")]
-        label_ids = [t.id for t in self._label_tasks]
-        encoder = self.out / "classifier" if self.job.classifier else None
-        encoder_id = self._classifier_tasks[0].id if self.job.classifier else None
-        parts = [imagery_ids, label_ids, encoder_id, dataclasses.asdict(options), dataclasses.asdict(self.held_out)]
-        doing = work.TrainWork(
-            self.store_path,
-            f"imagery/{labels.epoch}",
-            f"labels/{labels.name}",
-            self.legend,
-            options,
-            self.held_out,
-            encoder,
-            self.out / "model",
-        )
-        return [self._task("train", "model", _plain(parts), doing)]
 
     def _engine_tasks(self) -> list[Task]:
         section, sha256, seed = self.section("predict"), self.model_sha256(), self.job.seed
@@ -293,6 +172,49 @@ class Flow(ResolvedJob):
 
         return read_header(self.model_folder).card.window_px
 
+    def _generalise_stages(self, name: str) -> list[Stage]:
+        mmu = f"{self.job.generalise[name].mmu_ha:g} ha"
+        return [
+            Stage(f"survey-{name}", f"Patches {mmu}", lambda: self._generalise_tasks(name)[0]),
+            Stage(f"merge-{name}", f"Merging {mmu}", lambda: self._generalise_tasks(name)[1]),
+            Stage(
+                f"generalise-{name}",
+                f"Maps {mmu}",
+                lambda: self._generalise_tasks(name)[2],
+                lambda: self._prepare_generalised(name),
+            ),
+        ]
+
+    def _prepare_generalised(self, name: str) -> None:
+        section = self.job.generalise[name]
+        attrs = {"mmu_ha": section.mmu_ha, "smooth_px": section.smooth_px}
+        for epoch in self.job.mapped_epochs:
+            self.store.ensure_group(generalised_group(name, epoch, self.legend, attrs))
+
+    def _generalise_tasks(self, name: str) -> tuple[list[Task], list[Task], list[Task]]:
+        """Surveys of all tiles, one merge an epoch, new codes of all tiles."""
+        section, pixel_ha = self.job.generalise[name], self.grid.resolution_m**2 / 1e4
+        mmu_px = max(1, math.ceil(section.mmu_ha / pixel_ha - 1e-6))
+        maps, mapped = self._map_ids(), tuple(t.id for t in self.tiles)
+        surveys, merges, recodes = [], [], []
+        for epoch in self.job.mapped_epochs:
+            folder = self.out / "generalised" / name / epoch
+            layer = generalwork.Layer(f"map/{epoch}", f"generalised/{name}/{epoch}", mmu_px, section.smooth_px, folder)
+            of_epoch = []
+            for tile in self.tiles:
+                read = [maps.get(f"{epoch}/{t.id}") for t in tile.neighbourhood(section.smooth_px // 2)]
+                doing = generalwork.SurveyWork(self.store_path, tile.id, layer, self.legend)
+                key, parts = f"{name}/{epoch}/{tile.id}", [tile.id, mmu_px, section.smooth_px, read]
+                of_epoch.append(self._task("survey", key, parts, doing))
+            surveys += of_epoch
+            merging = generalwork.MergeWork(self.store_path, layer, self.legend, mapped)
+            merge = self._task("merge", f"{name}/{epoch}", [t.id for t in of_epoch], merging)
+            merges.append(merge)
+            for tile in self.tiles:
+                recoding = generalwork.RecodeWork(self.store_path, tile.id, layer, self.legend)
+                recodes.append(self._task("generalise", f"{name}/{epoch}/{tile.id}", [tile.id, merge.id], recoding))
+        return surveys, merges, recodes
+
     def _prepare_change(self) -> None:
         section = self.section("change")
         attrs = {
@@ -375,7 +297,7 @@ class Flow(ResolvedJob):
         if change is not None and not {change.before, change.after} <= set(section.truth):
             change = None
         against = {labels.epoch: f"labels/{labels.name}"} if labels and labels.epoch in section.truth else {}
-        stamps = {epoch: _file_stamp(path) for epoch, path in section.truth.items()}
+        stamps = {epoch: file_stamp(path) for epoch, path in section.truth.items()}
         read_by_tile = _by_tile(
             self._map_ids(),
             {t.key: t.id for t in self._label_tasks} if labels else {},
@@ -405,25 +327,3 @@ def _by_tile(*stages: dict[str, str]) -> dict[str, list[str]]:
         for key, task_id in ids.items():
             found.setdefault(key.rsplit("/", 1)[-1], []).append(task_id)
     return found
-
-
-def _plain(values: Any) -> Any:
-    """Dates and tuples as JSON has them."""
-    return json.loads(json.dumps(values, default=str))
-
-
-_HASHED_BYTES = 2**28
-
-
-def _file_stamp(path: Path) -> list[Any]:
-    """What tells a file or folder from another one.
-
-    A file's content; of one too large to read at every start, its size and time of change; of a folder, its names.
-    """
-    if path.is_dir():
-        return [path.name, digest(sorted(entry.name for entry in path.iterdir()))]
-    status = path.stat()
-    if status.st_size > _HASHED_BYTES:
-        return [path.name, status.st_size, status.st_mtime_ns]
-    with path.open("rb") as file:
-        return [path.name, hashlib.file_digest(file, "sha256").hexdigest()]

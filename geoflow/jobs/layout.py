@@ -52,6 +52,11 @@ def map_group(epoch: str, legend: Legend, attrs: Mapping[str, Any], probabilitie
     return Group(f"map/{epoch}", tuple(variables), coords, {"legend": legend.name, **attrs})
 
 
+def generalised_group(name: str, epoch: str, legend: Legend, attrs: Mapping[str, Any]) -> Group:
+    """The land cover map of one epoch, generalised."""
+    return Group(f"generalised/{name}/{epoch}", _levels(legend), attrs={"legend": legend.name, **attrs})
+
+
 def change_group(before: str, after: str, legend: Legend, attrs: Mapping[str, Any]) -> Group:
     """Change between two epochs."""
     deepest = legend.levels[-1]

@@ -39,7 +39,7 @@ def job_reference() -> str:
 
 
 def _section(field: FieldInfo) -> type[Section] | None:
-    kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]
+    kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]  # itself, of a union, or of a mapping
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
 
 
@@ -48,7 +48,8 @@ def _table(model: type[BaseModel]) -> str:
     for name, field in model.model_fields.items():
         default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
         section = _section(field)
-        what = field.description or (f"see [below](#{name})" if section else "")
+        below = f"see [below](#{name})" if section else ""
+        what = "; ".join(part for part in (field.description, below) if part)
         rows.append(f"| `{field.alias or name}` | {default} | {what} |")
     return "\n".join(rows) + "\n"
 

@@ -1,30 +1,21 @@
-"""The job file: what to make. Every value is checked here, before any work.
+"""What a job may say: its sections and their keys, each value checked before any work.
 
-A job is a YAML file whose sections are the stages of the flow. Any subset of them is a job, as long as what a section
-needs is in the job or already in the output. Relative paths are relative to the job file; ``${NAME}`` is replaced by
-that environment variable. A relative path in a variable is one from where the command is given, as in any shell.
+`geoflow.jobs.jobfile` reads the file.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from geoflow.errors import JobError
 from geoflow.inputs import BANDS
 
-EVALUATION_ONLY = "EVALUATION_ONLY"
-"""A folder with a file of this name holds a truth: no section but ``evaluate`` may read from it."""
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 def _check_name(value: str) -> str:
@@ -199,6 +190,20 @@ class Predict(Section):
     )
 
 
+class Generalise(Section):
+    """A layer beside the map, without patches below a minimum mapping unit."""
+
+    mmu_ha: float = Field(gt=0, description="patches smaller than this join a neighbour, the most similar class first")
+    smooth_px: int = Field(1, ge=1, le=31, description="edge of the majority filter before that, odd; 1 for none")
+
+    @field_validator("smooth_px")
+    @classmethod
+    def _odd(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError(f"the window must be an odd number of pixels, not {value}")
+        return value
+
+
 class Change(Section):
     """Change between two epochs."""
 
@@ -249,6 +254,9 @@ class Job(Section):
     classifier: Classifier | None = None
     train: Train | None = None
     predict: Predict | None = None
+    generalise: dict[Name, Generalise] = Field(
+        default_factory=dict, description="name of the layer -> how it is made, for example `25ha: {mmu_ha: 25}`"
+    )
     change: Change | None = None
     evaluate: Evaluate | None = None
     publish: Publish | None = None
@@ -266,6 +274,10 @@ class Job(Section):
                 raise ValueError("predict: maps the composites of imagery; that section must be in the job")
             if (self.predict.model is None) == (self.train is None):
                 raise ValueError("predict: needs either a train section or predict.model, a trained model folder")
+        if self.generalise and self.predict is None:
+            raise ValueError("generalise: works on maps; a predict section must be in the job")
+        if self.generalise and self.predict is None:
+            raise ValueError("generalise: works on maps; a predict section must be in the job")
         self._check_epoch("labels.epoch", [] if self.labels is None else [self.labels.epoch], epochs)
         self._check_epoch("predict.epochs", (self.predict and self.predict.epochs) or [], epochs)
         if self.change and self.predict:
@@ -287,200 +299,3 @@ class Job(Section):
         if self.predict is None or self.imagery is None:
             return ()
         return self.predict.epochs or tuple(self.imagery.epochs)
-
-
-def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
-    """Read and check a job file.
-
-    Parameters
-    ----------
-    path : str or Path
-        The YAML file.
-    overrides : sequence of str
-        ``"grid.tile=1024"``: replaces a value; the right side is YAML.
-
-    Raises
-    ------
-    JobError
-        Naming the key, the value and what is accepted.
-    """
-    file = Path(path)
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise JobError(f"there is no job file {file}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise JobError(f"{file} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise JobError(f"{file} is not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise JobError(f"{file} is not a job: it should hold sections such as area, grid, imagery")
-    for override in overrides:
-        _apply_override(values, override)
-    job = parse_job(_expand(values, file.name), file.name)
-    return _resolve_paths(job, file.resolve().parent)
-
-
-def parse_job(values: Mapping[str, Any], source: str = "job") -> Job:
-    """Check plain values as a job; see `load_job`."""
-    try:
-        return Job.model_validate(_with_text_keys(values))
-    except ValidationError as error:
-        raise JobError(_explain(error, source)) from None
-
-
-def _with_text_keys(value: Any) -> Any:
-    """YAML reads a bare ``2018:`` as a number; names are text."""
-    if isinstance(value, Mapping):
-        return {str(k): _with_text_keys(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_with_text_keys(v) for v in value]
-    return value
-
-
-def _explain(error: ValidationError, source: str) -> str:
-    """One line for each thing that is wrong: key, value, what is accepted."""
-    lines = []
-    for detail in error.errors():
-        key = ".".join(str(part) for part in detail["loc"]) or source
-        message = detail["msg"].removeprefix("Value error, ")
-        if detail["type"] == "extra_forbidden":
-            message = f"unknown key; accepted here: {', '.join(_accepted_keys(detail['loc'][:-1]))}"
-        elif detail["type"] == "missing":
-            message = "is missing"
-        elif detail["type"] != "value_error":
-            message = f"{message}, not {detail['input']!r}"
-        lines.append(message if message.startswith(f"{key}:") or not detail["loc"] else f"{key}: {message}")
-    return "\n".join(lines)
-
-
-def _accepted_keys(location: Sequence[int | str]) -> list[str]:
-    model: type[BaseModel] = Job
-    for part in location:
-        annotation = model.model_fields[str(part)].annotation if str(part) in model.model_fields else None
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        nested = [a for a in options if isinstance(a, type) and issubclass(a, BaseModel)]
-        if not nested:
-            return []
-        model = nested[0]
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise JobError(f"--set {override!r}: write key=value, for example --set grid.tile=1024")
-    node = values
-    *parents, last = key.split(".")
-    for part in parents:
-        found = _same_key(node, part)
-        child = node.setdefault(found, {})
-        if not isinstance(child, dict):
-            raise JobError(f"--set {key}: {part} is {child!r}, not a section")
-        node = child
-    try:
-        node[_same_key(node, last)] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise JobError(f"--set {key}: {text!r} is not a value: {error}") from None
-
-
-def _same_key(node: Mapping[Any, Any], part: str) -> Any:
-    """The key of ``node`` that reads like ``part``: YAML may hold 2018 as a number."""
-    return next((k for k in node if str(k) == part), part)
-
-
-def _expand(value: Any, source: str) -> Any:
-    """Replace ``${NAME}`` by environment variables, everywhere in the job."""
-    if isinstance(value, dict):
-        return {k: _expand(v, source) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_expand(v, source) for v in value]
-    if isinstance(value, str):
-        for name in _VARIABLE.findall(value):
-            if name not in os.environ:
-                raise JobError(f"{source} uses ${{{name}}}, but the environment variable {name} is not set")
-        return _VARIABLE.sub(lambda match: _from_environment(match[1]), value)
-    return value
-
-
-def _from_environment(name: str) -> str:
-    value = os.environ[name]
-    # A path, not a word that happens to be the name of a folder.
-    return os.path.abspath(value) if "/" in value and Path(value).exists() else value
-
-
-def _resolve_paths(job: Job, folder: Path) -> Job:
-    """Make relative paths relative to the job file, and keep truth out of everything but ``evaluate``."""
-
-    def resolve(section: Any) -> Any:
-        if isinstance(section, BaseModel):
-            changed = {name: resolve(getattr(section, name)) for name in type(section).model_fields}
-            return section.model_copy(update=changed)
-        if isinstance(section, Path):
-            return section if section.is_absolute() else Path(os.path.normpath(folder / section))
-        if isinstance(section, tuple):
-            return tuple(resolve(v) for v in section)
-        if isinstance(section, dict):
-            return {k: resolve(v) for k, v in section.items()}
-        return section
-
-    resolved: Job = resolve(job)
-    if resolved.imagery and resolved.imagery.url:
-        resolved = _with_imagery(resolved, url=_local_or_url(resolved.imagery.url, folder))
-    if resolved.imagery and "/" in resolved.imagery.catalog:
-        resolved = _with_imagery(resolved, catalog=_local_or_url(resolved.imagery.catalog, folder))
-    if resolved.labels and "/" in resolved.labels.legend:
-        legend = _local_or_url(resolved.labels.legend, folder)
-        resolved = resolved.model_copy(update={"labels": resolved.labels.model_copy(update={"legend": legend})})
-    for key, path in _input_paths(resolved):
-        if not key.startswith("evaluate"):
-            _refuse_truth(key, path)
-    return resolved
-
-
-def _with_imagery(job: Job, **changes: Any) -> Job:
-    if job.imagery is None:
-        return job
-    return job.model_copy(update={"imagery": job.imagery.model_copy(update=changes)})
-
-
-def _local_or_url(text: str, folder: Path) -> str:
-    return text if "://" in text else os.path.normpath(folder / text)
-
-
-def _input_paths(job: Job) -> list[tuple[str, Path]]:
-    """All files and folders that the job reads, with the key that names each."""
-    found: list[tuple[str, Path | str | None]] = [("area.file", job.area.file)]
-    if job.imagery:
-        found += [("imagery.url", job.imagery.url)]
-        found += [("imagery.catalog", job.imagery.catalog if "/" in job.imagery.catalog else None)]
-    if job.labels:
-        found += [("labels.source", job.labels.source)]
-        found += [("labels.legend", job.labels.legend if "/" in job.labels.legend else None)]
-    if job.classifier:
-        found += [("classifier.source", job.classifier.source)]
-        found += [(f"classifier.exclude.{i}", path) for i, path in enumerate(job.classifier.exclude)]
-    if job.predict:
-        found += [("predict.model", job.predict.model)]
-    if job.evaluate:
-        found += [(f"evaluate.truth.{epoch}", path) for epoch, path in job.evaluate.truth.items()]
-    return [(key, Path(path)) for key, path in found if path is not None and "://" not in str(path)]
-
-
-def check_inputs_exist(job: Job) -> None:
-    """Every file and folder that the job names is there.
-
-    Raises
-    ------
-    JobError
-        Naming the first that is not.
-    """
-    for key, path in _input_paths(job):
-        if not path.exists():
-            raise JobError(f"{key}: there is no {path}")
-
-
-def _refuse_truth(key: str, path: Path) -> None:
-    folders = [path, *path.parents]
-    if any((folder / EVALUATION_ONLY).exists() for folder in folders):
-        raise JobError(f"{key}: {path} is a truth for evaluation only; no other section may read it")

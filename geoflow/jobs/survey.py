@@ -153,7 +153,7 @@ def _legend_of(out: Path, name: str) -> Legend:
     if (out / "summary.json").exists():
         from geoflow.jobs.evaluate import read_summary
         from geoflow.jobs.flow import Flow
-        from geoflow.jobs.spec import parse_job
+        from geoflow.jobs.jobfile import parse_job
 
         found: Legend = Flow(parse_job(read_summary(out)["config"]), out.resolve()).legend
         if found.name == name:

@@ -72,8 +72,8 @@ def difference(before: NDArray[np.int16], after: NDArray[np.int16]) -> tuple[NDA
 def box_sum(values: NDArray[Any], edge: int) -> NDArray[Any]:
     """Sums over squares of ``edge`` pixels around each pixel of the last two dims, nothing beyond the border.
 
-    Exact for whole numbers, unlike a running sum, whose last bits depend on where it began: a tile and the whole country
-    then have the same sums.
+    Exact for whole numbers, unlike a running sum, whose last bits depend on where it began: a tile and the whole
+    country then have the same sums.
     """
     ones = np.ones(edge)
     rows = ndimage.correlate1d(values, ones, axis=-2, mode="constant")

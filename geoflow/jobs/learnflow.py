@@ -1,0 +1,168 @@
+"""The tasks of a job up to its trained model: composites, labels, patches, classifier, segmenter.
+
+A task's id is the digest of everything that alters its result: the job's values, the frozen scenes, the ids of the
+tasks that it reads from, the sha256 of the model. Change one value and just what depends on it gets new ids, and is
+done again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from geoflow.jobs import work
+from geoflow.jobs.layout import imagery_group, label_group
+from geoflow.jobs.resolved import ResolvedJob
+from geoflow.jobs.scenes import identity
+from geoflow.jobs.tasks import Task
+from geoflow.store.receipts import digest
+from geoflow.store.zarr import describe_grid
+
+VERSIONS = {
+    "imagery": 1,
+    "labels": 1,
+    "patches": 1,
+    "classifier": 1,
+    "train": 1,
+    "engine": 1,
+    "predict": 2,
+    "seams": 1,
+    "differences": 3,
+    "survey": 1,
+    "merge": 1,
+    "generalise": 1,
+    "change": 4,
+    "evaluate": 1,
+}
+"""Versions of what each stage computes. A release that changes the pixels of a stage raises its number, so that outputs
+of older releases are not taken for its own."""
+
+
+class LearningFlow(ResolvedJob):
+    """A job on its way to a model; `geoflow.jobs.flow.Flow` goes on to the maps."""
+
+    def model_sha256(self) -> str | None:
+        """The sha256 of the model's weights, or None while it is not trained.
+
+        A model that this run trains counts only with a valid receipt: an old one would otherwise be mapped with.
+        """
+        from geoflow.modelfile import read_header
+
+        if self.job.predict is not None and self.job.predict.model is not None:
+            return read_header(self.model_folder).sha256
+        task = self._train_tasks[0]
+        receipt = self.receipts.valid(task.stage, task.key, task.id)
+        return None if receipt is None else str(receipt["sha256"])
+
+    @cached_property
+    def _grid_described(self) -> dict[str, Any]:
+        return describe_grid(self.grid)
+
+    def _task(self, stage: str, key: str, parts: list[Any], doing: Any) -> Task:
+        return Task(stage, key, digest(stage, VERSIONS[stage], self._grid_described, parts), doing)
+
+    def _prepare_imagery(self) -> None:
+        for epoch, options in self.composite_options.items():
+            periods = {p.name: [str(p.start), str(p.end)] for p in options.periods}
+            attrs = {"periods": periods, "attribution": self.catalog.attribution, "composite": options.method}
+            coords = {"period": list(periods), "band": list(options.bands)}
+            self.store.ensure_group(imagery_group(epoch, coords, attrs))
+
+    @cached_property
+    def _imagery_tasks(self) -> list[Task]:
+        tasks = []
+        for epoch, options in self.composite_options.items():
+            for tile in self.tiles:
+                items = self.scenes[epoch].on(tile)
+                parts = [epoch, tile.id, dataclasses.asdict(options), [identity(i) for i in items]]
+                doing = work.CompositeWork(
+                    self.store_path, tile.id, f"imagery/{epoch}", tuple(items), self.catalog, options
+                )
+                tasks.append(self._task("imagery", f"{epoch}/{tile.id}", plain(parts), doing))
+        return tasks
+
+    def _prepare_labels(self) -> None:
+        section = self.section("labels")
+        self.store.ensure_group(label_group(section.name, self.legend, section.source.name))
+
+    @cached_property
+    def _label_tasks(self) -> list[Task]:
+        section = self.section("labels")
+        stamp = file_stamp(section.source)
+        tasks = []
+        for tile in self.tiles:
+            parts = [section.name, tile.id, section.column, stamp, self.legend.to_dict()]
+            doing = work.LabelWork(
+                self.store_path, tile.id, f"labels/{section.name}", section.source, section.column, self.legend
+            )
+            tasks.append(self._task("labels", f"{section.name}/{tile.id}", parts, doing))
+        return tasks
+
+    @cached_property
+    def _patch_tasks(self) -> list[Task]:
+        section, bands = self.section("classifier"), self.section("imagery").bands
+        stamps = [file_stamp(p) for p in (section.source, *section.exclude)]
+        doing = work.PatchesWork(section.source, section.exclude, bands, self.patch_legend, self.out / "patches.zarr")
+        return [self._task("patches", "patches", [stamps, list(bands), self.patch_legend.to_dict()], doing)]
+
+    @cached_property
+    def patch_legend(self) -> Any:
+        """The legend of the patches: BigEarthNet's labels are CORINE's."""
+        from geoflow.legends import legend
+
+        return legend("corine")
+
+    @cached_property
+    def _classifier_tasks(self) -> list[Task]:
+        bands, options = self.section("imagery").bands, self.classifier_options
+        doing = work.ClassifierWork(
+            self.out / "patches.zarr", bands, self.patch_legend, options, self.out / "classifier"
+        )
+        parts = [self._patch_tasks[0].id, dataclasses.asdict(options)]
+        return [self._task("classifier", "classifier", plain(parts), doing)]
+
+    @cached_property
+    def _train_tasks(self) -> list[Task]:
+        labels, options = self.section("labels"), self.segmenter_options
+        imagery_ids = [t.id for t in self._imagery_tasks if t.key.startswith(f"{labels.epoch}/")]
+        label_ids = [t.id for t in self._label_tasks]
+        encoder = self.out / "classifier" if self.job.classifier else None
+        encoder_id = self._classifier_tasks[0].id if self.job.classifier else None
+        parts = [imagery_ids, label_ids, encoder_id, dataclasses.asdict(options), dataclasses.asdict(self.held_out)]
+        doing = work.TrainWork(
+            self.store_path,
+            f"imagery/{labels.epoch}",
+            f"labels/{labels.name}",
+            self.legend,
+            options,
+            self.held_out,
+            encoder,
+            self.out / "model",
+        )
+        return [self._task("train", "model", plain(parts), doing)]
+
+
+def plain(values: Any) -> Any:
+    """Dates and tuples as JSON has them."""
+    return json.loads(json.dumps(values, default=str))
+
+
+_HASHED_BYTES = 2**28
+
+
+def file_stamp(path: Path) -> list[Any]:
+    """What tells a file or folder from another one.
+
+    A file's content; of one too large to read at every start, its size and time of change; of a folder, its names.
+    """
+    if path.is_dir():
+        return [path.name, digest(sorted(entry.name for entry in path.iterdir()))]
+    status = path.stat()
+    if status.st_size > _HASHED_BYTES:
+        return [path.name, status.st_size, status.st_mtime_ns]
+    with path.open("rb") as file:
+        return [path.name, hashlib.file_digest(file, "sha256").hexdigest()]
