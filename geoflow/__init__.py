@@ -21,6 +21,8 @@ _PUBLIC = {
     "Grid": ("geoflow.grid", "Grid"),
     "InputSpec": ("geoflow.inputs", "InputSpec"),
     "Legend": ("geoflow.legends", "Legend"),
+    "MapOptions": ("geoflow.mapping.predict", "MapOptions"),
+    "TransitionMatrix": ("geoflow.mapping.series", "TransitionMatrix"),
     "areas": ("geoflow.mapping.areas", "areas"),
     "generalise": ("geoflow.mapping.generalise", "generalise"),
     "legend": ("geoflow.legends", "legend"),
@@ -34,6 +36,7 @@ _PUBLIC = {
     "predict": ("geoflow.mapping.predict", "predict"),
     "run": ("geoflow.jobs.run", "run_job"),
     "search": ("geoflow.imagery", "search"),
+    "series": ("geoflow.mapping.series", "series"),
 }
 
 __all__ = [
@@ -41,6 +44,8 @@ __all__ = [
     "Grid",
     "InputSpec",
     "Legend",
+    "MapOptions",
+    "TransitionMatrix",
     "__version__",
     "areas",
     "generalise",
@@ -55,6 +60,7 @@ __all__ = [
     "predict",
     "run",
     "search",
+    "series",
 ]
 
 if TYPE_CHECKING:
@@ -68,7 +74,8 @@ if TYPE_CHECKING:
     from geoflow.legends import Legend, legend
     from geoflow.mapping.areas import areas
     from geoflow.mapping.generalise import generalise
-    from geoflow.mapping.predict import predict
+    from geoflow.mapping.predict import MapOptions, predict
+    from geoflow.mapping.series import TransitionMatrix, series
     from geoflow.modelfile import load_model
     from geoflow.sample import make_sample
     from geoflow.store.zarr import open_store as open

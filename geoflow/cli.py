@@ -61,8 +61,8 @@ def run(
     Example: geoflow run jobs/quickstart.yaml --out out/try --limit 2
     """
     from geoflow.jobs.console import RichConsole
+    from geoflow.jobs.jobfile import load_job
     from geoflow.jobs.run import run_job
-    from geoflow.jobs.spec import load_job
     from geoflow.jobs.tables import print_summary
 
     console = _console()
@@ -84,8 +84,8 @@ def plan(
 ) -> None:
     """Show what a run would do, and start nothing."""
     from geoflow.jobs.console import RichConsole
+    from geoflow.jobs.jobfile import load_job
     from geoflow.jobs.plan import make_plan
-    from geoflow.jobs.spec import load_job
     from geoflow.jobs.tables import print_plan
 
     console = _console()

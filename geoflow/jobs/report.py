@@ -146,12 +146,13 @@ def _context(summary: Mapping[str, Any], figures: Mapping[str, Path], root: Path
         "epochs": list(s.get("areas_ha") or {}),
         "areas": areas,
         "largest": max((row.share for row in areas if not row.group), default=0.0) or 1.0,
+        "seams": _seams(s.get("seams") or {}),
         "change": _changes(s.get("change") or {}, legend),
         "scenes": s.get("scenes") or {},
         "stages": list((s.get("stages") or {}).values()),
         "slowest": max((stage.get("seconds", 0) for stage in (s.get("stages") or {}).values()), default=0) or 1,
         "failed": s.get("failed") or [],
-        "model": _facts(s.get("model") or {}),
+        "model": _facts((s.get("model") or {}) | (s.get("engine") or {})),
         "classifier": _facts(s.get("classifier") or {}),
         "config": yaml.safe_dump(s["config"], sort_keys=False, allow_unicode=True) if s.get("config") else "",
         "paths": s.get("paths") or {},
@@ -248,6 +249,20 @@ def _area_row(code: int, by_epoch: Mapping[str, Mapping[int, float]], legend: Le
     share = (values[-1] or 0.0) / total if total else 0.0
     colour = hex_colour(legend.colour(code))
     return AreaRow(code, legend.label(code), colour, group, values, difference, share)
+
+
+SEAM_KINDS = {"window": "Windows of the net", "chunk": "Chunks", "tile": "Tiles", "scene": "Scenes"}
+
+
+def _seams(seams: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each kind of border and epoch; ``seen`` where the excess is more than two standard errors and 2 %."""
+    rows = []
+    for epoch, kinds in seams.items():
+        for kind, seam in kinds.items():
+            error = seam["error"]
+            seen = error is not None and seam["ratio"] - 2 * error > 1.02
+            rows.append({"epoch": epoch, "kind": SEAM_KINDS.get(kind, kind), **seam, "seen": seen})
+    return rows
 
 
 def _changes(change: Mapping[str, Any], legend: Legend) -> list[dict[str, Any]]:
