@@ -24,6 +24,7 @@ _PUBLIC = {
     "MapOptions": ("geoflow.mapping.predict", "MapOptions"),
     "TransitionMatrix": ("geoflow.mapping.series", "TransitionMatrix"),
     "areas": ("geoflow.mapping.areas", "areas"),
+    "change_patches": ("geoflow.mapping.changepatches", "change_patches"),
     "generalise": ("geoflow.mapping.generalise", "generalise"),
     "legend": ("geoflow.legends", "legend"),
     "load_catalog": ("geoflow.imagery", "load_catalog"),
@@ -37,6 +38,7 @@ _PUBLIC = {
     "run": ("geoflow.jobs.run", "run_job"),
     "search": ("geoflow.imagery", "search"),
     "series": ("geoflow.mapping.series", "series"),
+    "transitions": ("geoflow.mapping.transitions", "transitions"),
 }
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "TransitionMatrix",
     "__version__",
     "areas",
+    "change_patches",
     "generalise",
     "legend",
     "load_catalog",
@@ -61,6 +64,7 @@ __all__ = [
     "run",
     "search",
     "series",
+    "transitions",
 ]
 
 if TYPE_CHECKING:
@@ -73,9 +77,11 @@ if TYPE_CHECKING:
     from geoflow.labels import load_labels
     from geoflow.legends import Legend, legend
     from geoflow.mapping.areas import areas
+    from geoflow.mapping.changepatches import change_patches
     from geoflow.mapping.generalise import generalise
     from geoflow.mapping.predict import MapOptions, predict
     from geoflow.mapping.series import TransitionMatrix, series
+    from geoflow.mapping.transitions import transitions
     from geoflow.modelfile import load_model
     from geoflow.sample import make_sample
     from geoflow.store.zarr import open_store as open

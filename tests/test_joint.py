@@ -60,10 +60,13 @@ def test_nodata_is_never_a_change() -> None:
     chance = learned().chance(before, after, scenes, NONE)
     assert (chance[:3] == 255).all()
     assert (chance[3:] <= 100).all()
-    first, second = learned().pairs(before, after, NONE)
-    assert not first[:2].any()
-    assert not second[:2].any()
-    assert (first[2:], second[2:]) == (pytest.approx(312), pytest.approx(324))
+    changed = np.ones((21, 21), bool)
+    changed[20] = False
+    first, second = learned().pairs(before, after, changed, NONE)
+    for rows in (slice(0, 2), slice(20, 21)):
+        assert not first[rows].any()
+        assert not second[rows].any()
+    assert (first[2:20], second[2:20]) == (pytest.approx(312), pytest.approx(324))
 
 
 @settings(max_examples=30, deadline=None)
@@ -73,9 +76,11 @@ def test_pairs_are_the_best_of_all(seed: int) -> None:
     p, q = (rng.integers(0, 250, (len(CODES), 2, 3)).astype(np.uint8) for _ in range(2))
     weights = rng.choice([0.0, 0.5, 1.0, 3.0], (len(CODES), len(CODES)))
     np.fill_diagonal(weights, 0)
-    first, second = learned().pairs(p, q, weights)
-    for y, x in np.ndindex(2, 3):
-        value = weights * p[:, y, x, None].astype(float) * q[None, :, y, x]
+    changed = rng.random((2, 3)) < 0.7
+    first, second = learned().pairs(p, q, changed, weights)
+    near = [np.where(changed, a, 0).sum((1, 2)).astype(float) for a in (p, q)]  # all lie within 9 x 9 pixels
+    for y, x in np.argwhere(changed):
+        value = weights * near[0][:, None] * near[1]
         found = value[CODES.index(int(first[y, x])), CODES.index(int(second[y, x]))]
         assert first[y, x] != second[y, x]
         assert found == pytest.approx(value[~np.eye(len(CODES), dtype=bool)].max())
@@ -89,10 +94,14 @@ def test_a_window_with_its_halo_equals_the_whole(seed: int) -> None:
     scenes = rng.choice([1, 20, 60, 99, 255], (30, 34)).astype(np.uint8)
     p[:, :4, :7] = 255
     whole = learned().chance(p, q, scenes, NONE)
-    y, x = slice(8, 22), slice(5, 20)
+    y, x = slice(8, 26), slice(5, 22)
     part = learned().chance(p[:, y, x], q[:, y, x], scenes[y, x], NONE)
     inner = slice(HALO_PX, -HALO_PX)
     np.testing.assert_array_equal(part[inner, inner], whole[y, x][inner, inner])
+    pairs = learned().pairs(p, q, (whole >= 50) & (whole != 255), NONE)
+    near = learned().pairs(p[:, y, x], q[:, y, x], (part >= 50) & (part != 255), NONE)
+    for one, other in zip(near, pairs, strict=True):
+        np.testing.assert_array_equal(one[inner, inner], other[y, x][inner, inner])
 
 
 def test_transitions_can_be_weighed() -> None:

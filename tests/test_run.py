@@ -172,6 +172,7 @@ def test_the_summary_says_what_happened(finished):
         "generalise-1ha",
         "differences",
         "change",
+        "polygons",
         "evaluate",
     ]
     for stage in stages.values():
@@ -340,6 +341,7 @@ def test_a_trained_model_is_used_instead_of_training(finished, tiny_job, tmp_pat
     summary = gf.run(gf.load_job(job), tmp_path / "out", cluster="threads")
     assert list(summary["stages"]) == [
         "imagery", "engine", "predict", "seams", "survey-1ha", "merge-1ha", "generalise-1ha", "differences", "change",
+        "polygons",
     ]  # fmt: skip
     ours, theirs = gf.open(tmp_path / "out"), gf.open(out)
     for name in ("map/2018/level3", "map/2024/confidence", "change/2018-2024/change"):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from geoflow.errors import JobError
-from geoflow.jobs import generalwork, mapwork, work
+from geoflow.jobs import changework, generalwork, mapwork, work
 from geoflow.jobs.layout import change_group, generalised_group, map_group
 from geoflow.jobs.learnflow import LearningFlow, file_stamp
 from geoflow.jobs.scenes import footprint_wkb
@@ -71,6 +71,7 @@ class Flow(LearningFlow):
             flow.append(Stage("differences", "Differences", lambda: self._differences_tasks()))
         if job.change:
             flow.append(Stage("change", "Change", self._change_tasks, self._prepare_change))
+            flow.append(Stage("polygons", "Polygons", self._polygon_tasks))
         if job.evaluate:
             flow.append(Stage("evaluate", "Accuracy", self._evaluate_tasks))
         return flow
@@ -274,6 +275,35 @@ class Flow(LearningFlow):
             )
             tasks.append(self._task("change", f"{section.before}-{section.after}/{tile.id}", parts, doing))
         return tasks
+
+    def _polygon_tasks(self) -> list[Task]:
+        section = self.section("change")
+        name = f"{section.before}-{section.after}"
+        facts = self._change_facts()
+        zones = None if section.zones is None else file_stamp(section.zones)
+        doing = changework.PatchesWork(
+            self.store_path,
+            f"change/{name}",
+            tuple(t.id for t in self.tiles),
+            self.legend,
+            facts,
+            section.zones,
+            section.zone_column,
+            self.out / "change",
+            name,
+        )
+        parts = [facts, zones, section.zone_column, [t.id for t in self._change_tasks()]]
+        return [self._task("polygons", name, parts, doing)]
+
+    def _change_facts(self) -> dict[str, str]:
+        """The epochs, and the first and last day of their scenes."""
+        section = self.section("change")
+        facts = {"epoch_from": section.before, "epoch_to": section.after}
+        for side, epoch in (("from", section.before), ("to", section.after)):
+            scenes = self.scenes[epoch].items if self.job.imagery and epoch in self.scenes else ()
+            days = sorted(item["properties"]["datetime"][:10] for item in scenes)
+            facts[f"first_scene_{side}"], facts[f"last_scene_{side}"] = (days[0], days[-1]) if days else ("", "")
+        return facts
 
     def _map_ids(self) -> dict[str, str]:
         """Ids of the map's tasks: as planned, or, where this job makes no map, as an earlier run left them."""

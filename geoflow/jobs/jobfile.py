@@ -201,6 +201,8 @@ def _input_paths(job: Job) -> list[tuple[str, Path]]:
         found += [(f"classifier.exclude.{i}", path) for i, path in enumerate(job.classifier.exclude)]
     if job.predict:
         found += [("predict.model", job.predict.model)]
+    if job.change:
+        found += [("change.zones", job.change.zones)]
     if job.evaluate:
         found += [(f"evaluate.truth.{epoch}", path) for epoch, path in job.evaluate.truth.items()]
     return [(key, Path(path)) for key, path in found if path is not None and "://" not in str(path)]

@@ -35,7 +35,8 @@ VERSIONS = {
     "survey": 1,
     "merge": 1,
     "generalise": 1,
-    "change": 4,
+    "change": 6,
+    "polygons": 1,
     "evaluate": 1,
 }
 """Versions of what each stage computes. A release that changes the pixels of a stage raises its number, so that outputs

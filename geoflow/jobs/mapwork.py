@@ -272,13 +272,24 @@ class ChangeWork(TileWork):
         inner = _cut((near_y, near_x), (wide_y, wide_x))
         scenes = learned.spectral.probability(differences[:, :, *inner], known[:, *inner], classes)
         inner = _cut((y, x), (near_y, near_x))
-        chance = learned.chance(p, q, scenes, weights)[inner]
-        name = f"level{self.level}"
-        codes = learned.pairs(p[:, *inner], q[:, *inner], weights)
+        chance = learned.chance(p, q, scenes, weights)
+        changed = (chance >= self.min_confidence) & (chance != spectral.PROBABILITY_NODATA)
+        codes = [c[inner] for c in learned.pairs(p, q, changed, weights * self._plausible(learned.codes))]
+        name, chance = f"level{self.level}", chance[inner]
+        # Where nothing changed, one class stands for both epochs.
+        codes = [np.where(c, c, before[name].values) for c in codes]
         first, second = (
             m[name].copy(data=c.astype(m[name].dtype)) for m, c in zip((before, after), codes, strict=True)
         )
         return first.to_dataset(name=name), second.to_dataset(name=name), before[name].copy(data=chance)
+
+    def _plausible(self, codes: tuple[int, ...]) -> NDArray[np.float64] | float:
+        """Weights for telling which transition it is; whether there is one does not depend on them."""
+        from geoflow.mapping import joint
+
+        if self.legend.name != "corine":
+            return 1.0
+        return joint.transition_weights(codes, joint.CORINE_FLOWS, self.legend)
 
 
 def _cut(part: tuple[slice, slice], within: tuple[slice, slice]) -> tuple[slice, slice]:

@@ -219,8 +219,11 @@ class Change(Section):
     )
     transitions: dict[str, float] = Field(
         default_factory=dict,
-        description="weights of single transitions, 1 where not named, codes of any level: `{5-1: 0, 312-324: 3}`",
+        description="weights of single transitions, 1 where not named, codes of any level: `{5-1: 0, 312-324: 3}`; "
+        "besides, of several transitions between CORINE classes a usual flow is preferred",
     )
+    zones: Path | None = Field(None, description="polygons, in any CRS, for a table of transitions in each of them")
+    zone_column: str | None = Field(None, description="column with the names of the zones; their number without")
     mmu_ha: float = Field(0.5, ge=0, description="smaller patches of change are dropped, in hectares")
 
     @model_validator(mode="after")

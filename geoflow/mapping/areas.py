@@ -89,10 +89,10 @@ def areas(
     """
     sources = _sources(maps, legend)
     wanted = _wanted(sources, legend, levels)
-    arrays = {level: _north_up(sources[level]) for level in sorted(set(wanted.values()))}
-    geobox = _geobox(next(iter(arrays.values())))
-    names, shapes = (["all"], None) if zones is None else _zones(zones, zone_column, geobox)
-    tally = _tally_all(arrays, shapes, geobox)
+    arrays = {level: north_up(sources[level]) for level in sorted(set(wanted.values()))}
+    geobox = geobox_of(next(iter(arrays.values())))
+    names, shapes = (["all"], None) if zones is None else zones_on(zones, zone_column, geobox)
+    tally = tally_blocks(arrays, shapes, geobox)
     return _table(_by_level(tally, wanted, legend), names, legend)
 
 
@@ -121,7 +121,7 @@ def _wanted(held: dict[int, xr.DataArray], legend: Legend, levels: Sequence[int]
     return {level: min(source for source in held if source >= level) for level in levels}
 
 
-def _north_up(codes: xr.DataArray) -> xr.DataArray:
+def north_up(codes: xr.DataArray) -> xr.DataArray:
     """The map with dims (y, x), rows from the north, in blocks."""
     dims = codes.odc.spatial_dims
     if dims is None or set(dims) != set(codes.dims):
@@ -129,12 +129,12 @@ def _north_up(codes: xr.DataArray) -> xr.DataArray:
     codes = codes.transpose(*dims)
     if codes.chunks is None:
         codes = codes.chunk(dict.fromkeys(dims, _BLOCK_PX))
-    if _geobox(codes).transform.e > 0:
+    if geobox_of(codes).transform.e > 0:
         codes = codes.isel({dims[0]: slice(None, None, -1)})
     return codes
 
 
-def _geobox(codes: xr.DataArray) -> GeoBox:
+def geobox_of(codes: xr.DataArray) -> GeoBox:
     geobox = codes.odc.geobox
     if geobox is None or geobox.crs is None:
         raise GridError(f"the map {codes.name or ''} has no CRS: set one, e.g. with codes.odc.assign_crs('EPSG:3035')")
@@ -235,7 +235,7 @@ def _lattice(part: slice, step: int) -> tuple[NDArray[np.float64], NDArray[np.fl
     return nodes, np.maximum(0, 1 - np.abs(np.arange(part.start, part.stop)[:, None] - nodes) / step)
 
 
-def _zones(frame: geopandas.GeoDataFrame, column: str | None, geobox: GeoBox) -> tuple[list[Any], NDArray[Any]]:
+def zones_on(frame: geopandas.GeoDataFrame, column: str | None, geobox: GeoBox) -> tuple[list[Any], NDArray[Any]]:
     """Names and polygons, in the map's CRS, of the zones that meet the map."""
     if frame.crs is None:
         raise GridError("the zones have no CRS: set one with zones.set_crs")
@@ -306,7 +306,7 @@ Pieces = tuple[tuple[int, Any], ...]
 """The zones on a block: position, and the polygon within the block or None where it covers the block."""
 
 
-def _tally_all(arrays: dict[int, xr.DataArray], shapes: NDArray[Any] | None, geobox: GeoBox) -> Tally:
+def tally_blocks(arrays: dict[int, xr.DataArray], shapes: NDArray[Any] | None, geobox: GeoBox) -> Tally:
     """`tally_block` of all blocks, computed one row of them at a time."""
     first = next(iter(arrays.values())).data
     data = {level: array.data.rechunk(first.chunks) for level, array in arrays.items()}

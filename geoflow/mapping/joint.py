@@ -32,8 +32,23 @@ from geoflow.mapping.spectral import PeriodChange, box_sum
 SMOOTH_PX = 5
 """Log odds are means over so many pixels along both axes."""
 
-HALO_PX = SMOOTH_PX // 2
-"""Margin that `JointChange.chance` needs to be exact at the border of a window."""
+PAIR_PX = 9
+"""Which transition it is, is decided from the mean probabilities of the changed pixels in a square of this edge."""
+
+HALO_PX = SMOOTH_PX // 2 + PAIR_PX // 2
+"""Margin that `JointChange.chance` and `JointChange.pairs` together need to be exact at the border of a window."""
+
+CORINE_FLOWS: Mapping[str, float] = {
+    **{f"{first}-{second}": 0.01 for first in "12345" for second in "12345"},
+    **dict.fromkeys(
+        ("1-1", "2-1", "3-1", "1-2", "2-2", "2-31", "2-324", "31-324", "32-324", "324-31", "33-32", "3-334"),
+        1.0,
+    ),
+    **dict.fromkeys(("1-51", "2-512", "3-512"), 1.0),
+}
+"""How plausible transitions of CORINE classes are beside each other: the land cover flows of the European Environment
+Agency (urban sprawl, conversion of farmland, afforestation, felling and regrowth, fire, new water bodies) weigh 1, all
+others 0.01. The grouping follows EEA Report 11/2006, "Land accounts for Europe 1990-2000"; the numbers are ours."""
 
 _LEAST_SHARE = 0.01  # of a class: a rarer one would make two sightings of it certain proof
 _MOST_SPECTRAL, _MOST_CLASSES = 5.0, 8.0  # log odds: neither source is ever surer than this
@@ -106,23 +121,31 @@ class JointChange:
         return np.asarray(np.log((different + _FLOOR) / (same + _FLOOR)).reshape(before.shape[1:]))
 
     def pairs(
-        self, before: NDArray[np.uint8], after: NDArray[np.uint8], weights: NDArray[np.float64]
+        self,
+        before: NDArray[np.uint8],
+        after: NDArray[np.uint8],
+        changed: NDArray[np.bool_],
+        weights: NDArray[np.float64],
     ) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """The most probable transition of every pixel, were it to change.
+        """The most probable transition of every pixel that changed.
 
         Parameters
         ----------
         before, after, weights
             See `chance`.
+        changed : bool array, dims (y, x)
 
         Returns
         -------
         from_code, to_code : uint16 arrays, dims (y, x)
-            Two different codes; 0 where either epoch is nodata.
+            Two different codes; 0 where nothing changed or either epoch is nodata.
         """
-        codes = np.array(self.codes, np.uint16)
+        changed = changed & (before[0] != PROBABILITY_NODATA) & (after[0] != PROBABILITY_NODATA)
         out = np.zeros((2, *before.shape[1:]), np.uint16)
-        _best_pairs(before, after, weights.astype(np.float32), codes, out)
+        if changed.any():
+            # Sums of whole numbers: only their order matters, and they are exact. What did not change counts as zero.
+            p, q = (box_sum(np.where(changed, a, 0).astype(np.float32), PAIR_PX) for a in (before, after))
+            _best_pairs(p, q, changed, weights.astype(np.float32), np.array(self.codes, np.uint16), out)
         return out[0], out[1]
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,8 +201,9 @@ def _within(codes: tuple[int, ...], code: int, legend: Legend, key: str) -> NDAr
 
 @numba.njit(cache=True, nogil=True)
 def _best_pairs(
-    before: NDArray[np.uint8],
-    after: NDArray[np.uint8],
+    before: NDArray[np.float32],
+    after: NDArray[np.float32],
+    changed: NDArray[np.bool_],
     weights: NDArray[np.float32],
     codes: NDArray[np.uint16],
     out: NDArray[np.uint16],
@@ -187,15 +211,15 @@ def _best_pairs(
     classes = before.shape[0]
     for y in range(before.shape[1]):
         for x in range(before.shape[2]):
-            if before[0, y, x] == PROBABILITY_NODATA or after[0, y, x] == PROBABILITY_NODATA:
+            if not changed[y, x]:
                 continue
             top, first, second = np.float32(-1), 0, 0
             for c in range(classes):
-                p = np.float32(before[c, y, x])
+                p = before[c, y, x]
                 if p == 0 and top >= 0:
                     continue
                 for d in range(classes):
-                    value = weights[c, d] * p * np.float32(after[d, y, x])
+                    value = weights[c, d] * p * after[d, y, x]
                     if c != d and value > top:
                         top, first, second = value, c, d
             out[0, y, x], out[1, y, x] = codes[first], codes[second]

@@ -1,0 +1,89 @@
+"""The work on a finished change map: its patches as polygons, and from what to what in hectares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from geoflow.jobs.tasks import Done
+
+if TYPE_CHECKING:
+    import geopandas
+
+    from geoflow.legends import Legend
+    from geoflow.mapping.changepatches import Pieces
+
+BATCH = 2000
+"""Polygons in memory at a time."""
+
+
+@dataclass(frozen=True)
+class PatchesWork:
+    """A change map to polygons and a table of transitions.
+
+    One task reads all tiles, one after the other: a patch may lie in many. ``facts`` are columns with one value for all
+    patches: the epochs, and the dates of their scenes.
+    """
+
+    store: Path
+    group: str
+    tiles: tuple[str, ...]
+    legend: Legend
+    facts: Mapping[str, str]
+    zones: Path | None
+    zone_column: str | None
+    folder: Path
+    name: str
+
+    def __call__(self) -> Done:
+        from geoflow.mapping.patchfile import write_polygons
+
+        counted = {"patches": 0}
+        files = write_polygons(self._frames(counted), self.folder, self.name, "change")
+        table = self._transitions()
+        return Done(counted, (*files, table))
+
+    def _frames(self, counted: dict[str, int]) -> Iterator[geopandas.GeoDataFrame]:
+        from geoflow.mapping.changepatches import as_frame, batches, join
+        from geoflow.store.zarr import open_for_writing
+
+        crs = open_for_writing(self.store).grid.geobox.crs
+        for patches in batches(join(self._pieces()), BATCH):
+            frame = as_frame(patches, self.legend, crs)
+            counted["patches"] += len(frame)
+            for at, (column, value) in enumerate(self.facts.items()):
+                frame.insert(1 + at, column, value)
+            yield frame
+
+    def _pieces(self) -> Iterator[Pieces]:
+        from geoflow.mapping.changepatches import vectorise
+        from geoflow.store.zarr import open_for_writing
+
+        store = open_for_writing(self.store)
+        change = store.dataset(self.group, dask=False)
+        for name in self.tiles:
+            tile = store.grid.tile_by_id(name)
+            held = change.isel(tile.region)
+            arrays: dict[str, Any] = {n: held[n].values for n in ("change", "from_code", "to_code", "confidence")}
+            yield vectorise(arrays, tile.y, tile.x, store.grid.geobox)
+
+    def _transitions(self) -> Path:
+        """``name-transitions.csv``: hectares by transition, in each zone and in all."""
+        import geopandas
+        import pandas as pd
+
+        from geoflow.mapping.transitions import transitions
+        from geoflow.store.zarr import open_for_writing
+
+        change = open_for_writing(self.store).dataset(self.group)
+        tables = [transitions(change, None, self.legend)]
+        if self.zones is not None:
+            read = geopandas.read_file(self.zones)
+            tables.append(transitions(change, read, self.legend, self.zone_column))
+        target = self.folder / f"{self.name}-transitions.csv"
+        draft = target.with_name(f".{target.name}")
+        pd.concat(tables).round({"ha": 4, "share": 6}).to_csv(draft, index=False)
+        draft.replace(target)
+        return target
