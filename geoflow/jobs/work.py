@@ -60,8 +60,8 @@ def written(store: Store, group: str, tile: Tile, arrays: Mapping[str, NDArray[A
 
 def counts_of(codes: NDArray[Any]) -> dict[str, int]:
     """Pixels of each class, nodata left out."""
-    values, counts = np.unique(codes, return_counts=True)
-    return {str(int(v)): int(n) for v, n in zip(values, counts, strict=True) if v != 0}
+    counts = np.bincount(codes.ravel())
+    return {str(code): int(counts[code]) for code in np.flatnonzero(counts).tolist() if code != 0}
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ class Engine(Protocol):
     """A net, ready to run on this machine."""
 
     name: str
+    beside: bool
+    """Whether the processor is free for other work while the net runs."""
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (y, x, logit) of one encoded window (channel, y, x).
@@ -179,6 +181,7 @@ class _Torch:
 
         self.name = name
         self.device = nets.best_compute().device
+        self.beside = self.device == "cuda"
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         self.dtype = kinds[name.removeprefix("torch-")]
         net = trained.build()
@@ -237,7 +240,7 @@ class _OpenVino:
     def __init__(self, trained: TrainedModel, name: str) -> None:
         import openvino  # type: ignore[import-untyped]
 
-        self.name = name
+        self.name, self.beside = name, False
         self._core = openvino.Core()
         self._trained = trained
         self._precision = {"fp32": "f32", "bf16": "bf16"}[name.removeprefix("openvino-")]
