@@ -3,7 +3,8 @@
     python benchmarks/maps.py [--size small|tile] [--json FILE]
 
 Makes its own composite (a Zarr store of one tile, four bands) and a U-Net with a ResNet50 encoder and random weights,
-scaled so that it is as sure of its classes as a trained one: the time does not depend on what the net has learned. Measures in one run:
+scaled so that it is as sure of its classes as a trained one: the time does not depend on what the net has learned.
+Measures in one run:
 
 floor     the bare net of the same engine, on as many windows as the map needs, ready in memory
 ours      the predict task of a job: read, encode, net, blend, decide, compress and write, all layers

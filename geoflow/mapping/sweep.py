@@ -4,8 +4,8 @@ While the net runs on one window, the next is being encoded. On a GPU, the one b
 meanwhile; on a processor that waits for the net and then takes all its threads, because a net whose threads must share
 their cores loses more than what runs beside it gains (measured: 1.3 times).
 
-What a window says of its neighbours' cells is carried on in two strips, along its right side and along the whole row, so
-that memory grows with the width of the block and the number of classes, never with its area.
+What a window says of its neighbours' cells is carried on in two strips, along its right side and along the whole row.
+So memory grows with the width of the block and the number of classes, never with its area.
 """
 
 from __future__ import annotations
