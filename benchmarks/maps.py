@@ -141,7 +141,7 @@ def bare_net(model: LoadedModel, engine: str, side: int) -> Callable[[], None]:
     window = np.zeros((len(BANDS), model.card.window_px, model.card.window_px), np.float32)
     count = math.ceil(side / model.card.core_px) ** 2
     if not engine.startswith("torch"):
-        return lambda: [loaded.probabilities(window) for _ in range(count)] and None
+        return lambda: [loaded.logits(window) for _ in range(count)] and None
     x = torch.from_numpy(window[None]).to(loaded.device).contiguous(memory_format=torch.channels_last)
     reduced = loaded.dtype is not torch.float32
 

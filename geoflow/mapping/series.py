@@ -240,7 +240,7 @@ def series(
     ----------
     maps : mapping of epoch to xr.Dataset, in order of time, on the same pixels
         With ``probabilities`` (uint8 parts of 250, 255 nodata; dims (class, y, x), ``class`` holds codes of the
-        legend's deepest level).
+        legend's deepest level, as numbers or text).
     dates : mapping of epoch to float or date
         When each epoch was: a decimal year (2018.5) or a day.
     legend : Legend
@@ -288,7 +288,7 @@ def series(
         "table": np.array([*codes, 0], np.uint16),
         "years": np.array([int(year) for year in years], np.uint16),
     }
-    parts = [m["probabilities"].sel({"class": list(codes)}).transpose("class", "y", "x") for m in maps.values()]
+    parts = [_by_class(one["probabilities"], codes) for one in maps.values()]
     if any(part.chunks is not None for part in parts):
         stacked: Any = _lazily([da.asarray(part.data) for part in parts], options)
     else:
@@ -296,6 +296,17 @@ def series(
     coords = {k: v for k, v in first.coords.items() if set(v.dims) <= {"y", "x"} and k not in ("epoch", "date")}
     out = xr.Dataset(coords={**coords, "epoch": list(maps), "date": ("epoch", years)})
     return _unstacked(out, stacked, legend)
+
+
+def _by_class(probabilities: xr.DataArray, codes: tuple[int, ...]) -> xr.DataArray:
+    """Probabilities (class, y, x) of these classes in this order."""
+    held = _codes(probabilities)
+    return probabilities.isel({"class": [held.index(code) for code in codes]}).transpose("class", "y", "x")
+
+
+def _codes(probabilities: xr.DataArray) -> list[int]:
+    """The codes along ``class``: numbers as `geoflow.predict` gives them, text as a store holds all its coordinates."""
+    return [int(code) for code in probabilities["class"].values]
 
 
 def _stacked(
@@ -384,8 +395,8 @@ def _shared_classes(maps: Mapping[str, xr.Dataset], legend: Legend) -> tuple[int
                 f"the probabilities of {epoch} must be uint8 with dims (class, y, x), not {held.dtype} with {held.dims}"
             )
         first = first or (epoch, held)
-        if set(held["class"].values.tolist()) != set(first[1]["class"].values.tolist()):
-            odd = np.setxor1d(held["class"].values, first[1]["class"].values)
+        if set(_codes(held)) != set(_codes(first[1])):
+            odd = np.setxor1d(_codes(held), _codes(first[1]))
             raise GridError(f"the maps {first[0]} and {epoch} differ in the classes {listed(odd.tolist())}")
         try:
             xr.align(first[1], held, join="exact", exclude={"class"})
@@ -394,7 +405,7 @@ def _shared_classes(maps: Mapping[str, xr.Dataset], legend: Legend) -> tuple[int
                 f"the maps {first[0]} and {epoch} lie on different pixels; put them on one grid first: {problem}"
             ) from None
     assert first is not None  # _ascending counted the maps
-    codes = tuple(int(code) for code in first[1]["class"].values)
+    codes = tuple(_codes(first[1]))
     if strange := [code for code in codes if code not in legend.codes()]:
         raise LegendError(f"legend {legend.name!r} does not hold {listed(strange)} at level {legend.deepest}")
     return codes
