@@ -120,8 +120,8 @@ def test_change_is_a_transition_that_both_epochs_speak_for(finished):
     first, second = (change[name].values for name in ("from_code", "to_code"))
     np.testing.assert_array_equal(first != 0, changed)
     assert (first[changed] != second[changed]).all()
-    # Most often the class before is that of its map. Where neighbours or what is usual speak for another, it is not, and
-    # the net of this test, hardly trained, is often unsure.
+    # Most often the class before is that of its map. Where neighbours or what is usual speak for another, it is not,
+    # and the net of this test, hardly trained, is often unsure.
     differing = changed & (before != after)
     assert (first[differing] == before[differing]).mean() > 0.5
     seen = [(country[f"imagery/{epoch}/reflectance"] != -32768).all("band").values for epoch in EPOCHS]
