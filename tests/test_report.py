@@ -75,7 +75,10 @@ SUMMARY: dict[str, Any] = {
         },
         "confusion": {"level1": {"codes": [1, 3], "matrix": [[900, 100], [0, 5000]]}},
         "epochs": {"2024": {"map": {"level1": 0.887, "level2": 0.77, "level3": 0.66}}},
-        "change": {"held_out": {"precision": 0.61, "recall": 0.55, "f1": 0.578}},
+        "change": {
+            "held_out": {"precision": 0.61, "recall": 0.55, "f1": 0.578, "area_bias": -0.098},
+            "patches": {"precision": 0.5, "recall": 0.75, "f1": 0.6, "true": 8, "found": 6, "mapped": 12, "right": 6},
+        },
     },
     "areas_ha": {
         "2018": {

@@ -130,6 +130,26 @@ def test_change_is_a_transition_that_both_epochs_speak_for(finished):
     np.testing.assert_array_equal(change["confidence"].values == 255, unobserved)
 
 
+def test_accuracy_of_change_is_that_of_the_whole_country(finished):
+    from geoflow.mapping.change import true_change
+    from geoflow.mapping.patchaccuracy import Compared, patch_accuracy
+
+    job, out = finished
+    mapped = gf.open(out)["change/2018-2024/change"]
+    whole = (slice(0, mapped.sizes["y"]), slice(0, mapped.sizes["x"]))
+    paths = gf.load_job(job).evaluate.truth
+    truth = true_change(
+        *(gf.load_labels(paths[epoch], mapped.odc.geobox, gf.legend("corine")).values for epoch in EPOCHS)
+    )
+    found = json.loads((out / "summary.json").read_text())["accuracy"]["change"]
+    assert found["patches"].pop("min_px") == 10
+    seen = (truth != 0) & (mapped.values != 0)
+    bias = (mapped.values[seen] == 2).sum() / (truth[seen] == 2).sum() - 1
+    assert found["all"]["area_bias"] == pytest.approx(bias)
+    assert found["patches"] == patch_accuracy(lambda: [Compared(truth, mapped.values, *whole)], mapped.odc.geobox, 10)
+    assert found["patches"]["true"] > 0
+
+
 def test_the_generalised_map_is_that_of_the_whole_country(finished):
     from geoflow.mapping.generalise import generalise_levels, smooth
 

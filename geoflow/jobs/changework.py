@@ -1,4 +1,4 @@
-"""The work on a finished change map: its patches as polygons, and from what to what in hectares."""
+"""The work on a finished change map: its patches as polygons, from what to what in hectares, and how many it found."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from geoflow.legends import Legend
     from geoflow.mapping.changepatches import Pieces
+    from geoflow.mapping.patchaccuracy import Compared
 
 BATCH = 2000
 """Polygons in memory at a time."""
@@ -87,3 +88,38 @@ class PatchesWork:
         pd.concat(tables).round({"ha": 4, "share": 6}).to_csv(draft, index=False)
         draft.replace(target)
         return target
+
+
+@dataclass(frozen=True)
+class PatchAccuracyWork:
+    """The patches of a change map against those of a truth. One task reads all tiles: a patch may lie in many.
+
+    ``truth`` has the class codes of both epochs; what differs is the true change.
+    """
+
+    store: Path
+    group: str
+    tiles: tuple[str, ...]
+    legend: Legend
+    truth: tuple[Path, Path]
+    min_px: int
+
+    def __call__(self) -> Done:
+        from geoflow.mapping.patchaccuracy import patch_accuracy
+        from geoflow.store.zarr import open_for_writing
+
+        geobox = open_for_writing(self.store).grid.geobox
+        return Done({"patches": {"min_px": self.min_px, **patch_accuracy(self._compared, geobox, self.min_px)}})
+
+    def _compared(self) -> Iterator[Compared]:
+        from geoflow.labels import load_labels
+        from geoflow.mapping.change import true_change
+        from geoflow.mapping.patchaccuracy import Compared
+        from geoflow.store.zarr import open_for_writing
+
+        store = open_for_writing(self.store)
+        mapped = store.dataset(self.group, dask=False)["change"]
+        for name in self.tiles:
+            tile = store.grid.tile_by_id(name)
+            before, after = (load_labels(path, tile.geobox, self.legend).values for path in self.truth)
+            yield Compared(true_change(before, after), mapped.isel(tile.region).values, tile.y, tile.x)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -347,7 +347,21 @@ class Flow(LearningFlow):
                 self.held_out,
             )
             tasks.append(self._task("evaluate", tile.id, [tile.id, read, stamps], doing))
+        if change is not None:
+            tasks.append(self._patch_accuracy_task(change.before, change.after, section.truth))
         return tasks
+
+    def _patch_accuracy_task(self, before: str, after: str, truth: Mapping[str, Path]) -> Task:
+        doing = changework.PatchAccuracyWork(
+            self.store_path,
+            f"change/{before}-{after}",
+            tuple(t.id for t in self.tiles),
+            self.legend,
+            (truth[before], truth[after]),
+            self.mmu_px,
+        )
+        parts = [file_stamp(truth[before]), file_stamp(truth[after]), [t.id for t in self._change_tasks()]]
+        return self._task("evaluate", "patches", [self.mmu_px, *parts], doing)
 
 
 def _by_tile(*stages: dict[str, str]) -> dict[str, list[str]]:

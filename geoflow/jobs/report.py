@@ -213,12 +213,10 @@ def _confusion(accuracy: Mapping[str, Any], legend: Legend) -> list[ConfusionRow
 
 
 def _change_accuracy(accuracy: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Figures of the change map by where they were taken; a flat mapping is of the place of the whole section."""
+    """Figures of the change map by what was counted."""
     change = accuracy.get("change") or {}
-    names = {"held_out": "held-out blocks", "all": "everywhere"}
-    if "f1" in change:
-        return {names[accuracy.get("where", "held_out")]: change}
-    return {names.get(where, where): figures for where, figures in change.items()}
+    names = {"held_out": "pixels in held-out blocks", "all": "pixels everywhere", "patches": "patches everywhere"}
+    return {names[where]: figures for where, figures in change.items()}
 
 
 def _areas(areas: Mapping[str, Any], legend: Legend) -> list[AreaRow]:

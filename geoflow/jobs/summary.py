@@ -170,12 +170,13 @@ def _model(flow: Flow) -> dict[str, Any]:
 
 
 def accuracy_summary(receipts: Iterable[Mapping[str, Any]], flow: Flow) -> dict[str, Any]:
-    """Accuracy from the summed matrices of all tiles: in held-out blocks, and everywhere.
+    """Accuracy from the summed matrices of all tiles (in held-out blocks, and everywhere) and from patches of change.
 
     The top-level ``map`` and ``labels`` are shares of right pixels in the held-out blocks of the epoch that the labels
     describe; both are over the same pixels' truth.
     """
-    receipts = list(receipts)
+    every = list(receipts)
+    receipts = [r for r in every if "matrices" in r]
     truth_epochs = list(flow.job.evaluate.truth) if flow.job.evaluate else []
     labels = flow.job.labels
     epoch = labels.epoch if labels and labels.epoch in truth_epochs else truth_epochs[0]
@@ -193,6 +194,8 @@ def accuracy_summary(receipts: Iterable[Mapping[str, Any]], flow: Flow) -> dict[
         found["epochs"][other] = {"map": _overall(receipts, "map", other, where, flow)}
     if any(r["change"] for r in receipts):
         found["change"] = {part: _change_figures(receipts, part) for part in ("held_out", "all")}
+    for patches in (r["patches"] for r in every if "patches" in r):
+        found["change"]["patches"] = patches
     return found
 
 
@@ -245,7 +248,7 @@ def _details(receipts: Sequence[Mapping[str, Any]], epoch: str, where: str, flow
 
 
 def _change_figures(receipts: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:
-    """Precision, recall and F1 of the changed pixels."""
+    """Precision, recall, F1 and area bias of the changed pixels."""
     counts = {(a, b): 0 for a in (1, 2) for b in (1, 2)}
     for receipt in receipts:
         for true, mapped, pixels in receipt["change"].get(where, []):
@@ -255,6 +258,7 @@ def _change_figures(receipts: Sequence[Mapping[str, Any]], where: str) -> dict[s
         "precision": hits / mapped_px if mapped_px else None,
         "recall": hits / true_px if true_px else None,
         "f1": 2 * hits / (mapped_px + true_px) if mapped_px + true_px else None,
+        "area_bias": mapped_px / true_px - 1 if true_px else None,
         "true_px": true_px,
         "mapped_px": mapped_px,
     }

@@ -97,6 +97,12 @@ def print_accuracy(console: Console, accuracy: Mapping[str, Any]) -> None:
             f"recall {change['recall'] or 0:.2f}",
             highlight=False,
         )
+    if (patches := accuracy.get("change", {}).get("patches")) and patches["f1"] is not None:
+        console.print(
+            f"  patches of change: F1 {patches['f1']:.2f}, {patches['found']} of {patches['true']} found, "
+            f"{patches['right']} of {patches['mapped']} right",
+            highlight=False,
+        )
 
 
 def _percent(share: float | None) -> str:

@@ -251,11 +251,12 @@ class EvaluateWork(TileWork):
         self, store: Store, tile: Tile, truth: Mapping[str, NDArray[Any]], held: NDArray[np.bool_]
     ) -> dict[str, Any]:
         """[true, mapped, pixels] of 1 unchanged and 2 changed, in held-out blocks and everywhere."""
+        from geoflow.mapping.change import true_change
+
         if self.change is None:
             return {}
         before, after, group = self.change
-        known = (truth[before] != 0) & (truth[after] != 0)
-        true = np.where(known, np.where(truth[before] != truth[after], 2, 1), 0)
+        true = true_change(truth[before], truth[after])
         mapped = store.dataset(group).isel(tile.region)["change"].values
         return {"held_out": _matrix(true, mapped, held), "all": _matrix(true, mapped, np.ones_like(held))}
 

@@ -27,6 +27,12 @@ def joint_confidence(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> NDA
     return np.where(missing, CONFIDENCE_NODATA, product).astype(np.uint8)
 
 
+def true_change(before: NDArray[np.unsignedinteger[Any]], after: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:
+    """The change between two truths, uint8 as of a change map: `UNOBSERVED` where either has 0."""
+    known = (before != 0) & (after != 0)
+    return np.where(known, np.where(before != after, CHANGED, UNCHANGED), UNOBSERVED).astype(np.uint8)
+
+
 def drop_small(changed: NDArray[np.bool_], mmu_px: int) -> NDArray[np.bool_]:
     """Drop connected patches (eight neighbours) of fewer than ``mmu_px`` pixels."""
     if mmu_px <= 1:
