@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+import geoflow as gf
 from geoflow.jobs.jobfile import parse_job
 from geoflow.jobs.reference import job_reference
 
@@ -48,6 +52,21 @@ def test_every_python_block_runs(finished, monkeypatch, capsys):
     for page, text in found:
         exec(compile(text, page, "exec"), {})
     assert "DataTree" in capsys.readouterr().out
+
+
+def test_the_comparison_of_ways_to_find_change_runs(finished, tmp_path):
+    """docs/change.md and docs/decisions/0004 show its table and its picture."""
+    job, out = finished
+    truth = gf.load_job(job).evaluate.truth["2018"].parent
+    picture = tmp_path / "change.png"
+    command = [sys.executable, ROOT / "benchmarks/change.py", out, "--truth", truth, "--picture", picture]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = dict(line.strip("| ").split(" | ", 1) for line in done.stdout.splitlines()[2:])
+    assert list(table) == ["joint", "scenes alone", "classes alone", "post-classification"]
+    figures = json.loads((out / "summary.json").read_text())["accuracy"]["change"]["all"]
+    assert table["joint"].split(" | ")[:3] == [f"{figures[name] or 0:.2f}" for name in ("f1", "precision", "recall")]
+    assert picture.stat().st_size > 5000
 
 
 def test_every_geoflow_command_is_one():
