@@ -28,7 +28,7 @@ from geoflow.imagery import (
     search,
     with_decisions,
 )
-from geoflow.imagery.composite import _sorting_network
+from geoflow.imagery.kernels import _sorting_network
 from geoflow.inputs import NODATA
 
 JUNE = Period("june", date(2024, 6, 1), date(2024, 6, 30))

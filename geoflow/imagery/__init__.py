@@ -1,13 +1,16 @@
 """From a STAC catalog to harmonised, cloud-free reflectance on a GeoBox.
 
 ``catalog`` (what a provider is like) -> ``search`` (frozen scenes) -> ``harmonise`` (their offset) -> ``load`` (lazy
-cubes) -> ``composite`` (one image a period). Only ``read`` and ``sign`` touch files and networks for pixels.
+cubes) -> ``composite`` (one image a period, with the functions of ``clearmask`` and ``kernels``). Only ``read`` and
+``sign`` touch files and networks for pixels.
 """
 
 from geoflow.imagery.catalog import Catalog, load_catalog, packaged_catalogs
-from geoflow.imagery.composite import CompositeOptions, Period, clear_mask, composite_tile, median_composite
+from geoflow.imagery.clearmask import clear_mask
+from geoflow.imagery.composite import CompositeOptions, Period, composite_tile
 from geoflow.imagery.harmonise import OffsetDecision, decide_offset, with_decisions
 from geoflow.imagery.items import items_on
+from geoflow.imagery.kernels import median_composite
 from geoflow.imagery.load import load_cube, load_scl
 from geoflow.imagery.search import Refusal, SearchResult, search
 
