@@ -12,7 +12,7 @@ from geoflow.imagery.harmonise import OffsetDecision, decide_offset, with_decisi
 from geoflow.imagery.items import items_on
 from geoflow.imagery.kernels import median_composite
 from geoflow.imagery.load import load_cube, load_scl
-from geoflow.imagery.search import Refusal, SearchResult, search
+from geoflow.imagery.search import Refusal, SearchResult, Wishes, find, open_source, search
 
 __all__ = [
     "Catalog",
@@ -21,14 +21,17 @@ __all__ = [
     "Period",
     "Refusal",
     "SearchResult",
+    "Wishes",
     "clear_mask",
     "composite_tile",
     "decide_offset",
+    "find",
     "items_on",
     "load_catalog",
     "load_cube",
     "load_scl",
     "median_composite",
+    "open_source",
     "packaged_catalogs",
     "search",
     "with_decisions",

@@ -8,6 +8,7 @@ with geoflow.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +21,30 @@ from geoflow.errors import CatalogError
 from geoflow.inputs import BANDS
 
 REMOTE_SCHEMES = ("http", "https", "s3")
+_GDAL_OPTION = re.compile(
+    r"(AWS|AZURE|GS|OSS|SWIFT|VSI|CPL_VSIL|GDAL_HTTP|GTIFF|OPENJPEG|JP2)_[A-Z0-9_]+"
+    r"|GDAL_(DISABLE_READDIR_ON_OPEN|INGESTED_BYTES_AT_OPEN|CACHEMAX|NUM_THREADS)|CPL_(CURL|DEBUG)[A-Z0-9_]*|VSI_CACHE"
+)
+_SECRET = re.compile(
+    r"SECRET|TOKEN|PASSW|ACCESS_KEY|SAS|USERPWD|BEARER|CREDENTIALS|PRIVATE|CONNECTION_STRING|HEADERS?$"
+)
+
+
+class Filters(BaseModel):
+    """Names of the properties by which a server may filter scenes; one that its items lack would drop them all.
+
+    Attributes
+    ----------
+    cloud, tile, orbit : str or None
+        Cloud cover in per cent; Sentinel-2 tile (``MGRS-33TWN`` in ``grid:code``, ``33TWN`` in any other); relative
+        orbit.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cloud: str | None = None
+    tile: str | None = None
+    orbit: str | None = None
 
 
 class Catalog(BaseModel):
@@ -30,7 +55,8 @@ class Catalog(BaseModel):
     name : str
         Short name, shown in messages and receipts.
     kind : "static", "api" or "items"
-        A static STAC catalog (file or http), a STAC API, or one GeoJSON file holding a FeatureCollection of items.
+        A static STAC catalog (file or http), a STAC API, or one file that holds items: a GeoJSON FeatureCollection, or
+        stac-geoparquet (named ``.parquet`` or ``.geoparquet``).
     url : str or None
         Where it is: a URL or an absolute path. None where the user has to say it (the sample country).
     collection : str or None
@@ -44,7 +70,11 @@ class Catalog(BaseModel):
     signing : "none" or "planetary-computer"
         How links are signed just before they are read.
     gdal : dict
-        GDAL configuration options while reading this provider's files.
+        GDAL configuration options while reading this provider's files. No credentials: those come from the environment.
+    filters : Filters
+        What a server may be asked to filter by.
+    needs : tuple of str
+        Environment variables without which links to s3 cannot be read.
     licence, attribution : str
         Carried into what is made from the scenes.
     """
@@ -60,8 +90,42 @@ class Catalog(BaseModel):
     offset: Literal["earth-search", "baseline", "none"]
     signing: Literal["none", "planetary-computer"] = "none"
     gdal: dict[str, str] = Field(default_factory=dict)
-    licence: str
-    attribution: str
+    filters: Filters = Filters()
+    needs: tuple[str, ...] = ()
+    licence: str = Field(min_length=1)
+    attribution: str = Field(min_length=1)
+
+    @field_validator("url")
+    @classmethod
+    def _readable_url(cls, url: str | None) -> str | None:
+        if url is None or not (scheme := urlparse(url).scheme) or len(scheme) == 1:  # one letter is a Windows drive
+            return url
+        if scheme.lower() not in ("http", "https"):
+            raise ValueError("it must be http, https or a local path")
+        if urlparse(url).username is not None:
+            raise ValueError("it must not hold a user and password")
+        return url
+
+    @field_validator("gdal", mode="before")
+    @classmethod
+    def _options_as_text(cls, gdal: Any) -> Any:
+        """YAML reads a bare YES as true and 5 as a number; GDAL reads text."""
+        if not isinstance(gdal, dict):
+            return gdal
+        words = {True: "YES", False: "NO"}
+        return {k: words[v] if isinstance(v, bool) else str(v) for k, v in gdal.items()}
+
+    @field_validator("gdal")
+    @classmethod
+    def _harmless_options(cls, gdal: dict[str, str]) -> dict[str, str]:
+        for name in gdal:
+            if _SECRET.search(name):
+                raise ValueError(f"{name} is a credential; set it in the environment, not in a file that is passed on")
+            if not _GDAL_OPTION.fullmatch(name):
+                raise ValueError(
+                    f"{name} is not an option for reading over a network (AWS_..., GDAL_HTTP_..., VSI_...)"
+                )
+        return gdal
 
     @field_validator("assets")
     @classmethod
@@ -93,6 +157,19 @@ class Catalog(BaseModel):
     def asset_key(self, band: str) -> str:
         """The asset key of a band; ``SCL`` is the scene classification."""
         return self.scl if band == "SCL" else self.assets[band]
+
+    def check_credentials(self, hrefs: Sequence[str]) -> None:
+        """Raise `CatalogError` if links lead to s3 and the environment lacks what the catalog says it needs."""
+        missing = [name for name in self.needs if not os.environ.get(name)]
+        if missing and "AWS_PROFILE" not in os.environ and any(href.startswith("s3://") for href in hrefs):
+            raise CatalogError(
+                f"catalog {self.name} is read with credentials from the environment: set {' and '.join(missing)}"
+            )
+
+
+def is_parquet(url: str) -> bool:
+    """Whether an address is that of a Parquet file."""
+    return urlparse(url).path.lower().endswith((".parquet", ".geoparquet"))
 
 
 def is_remote(href: str) -> bool:
@@ -171,7 +248,7 @@ def _override(catalog: Catalog, url: str) -> dict[str, Any]:
     """The values that change when a user points a catalog's facts at another place."""
     scheme = urlparse(url).scheme.lower()
     if scheme in ("http", "https"):
-        is_file = urlparse(url).path.endswith((".json", ".geojson"))
+        is_file = urlparse(url).path.endswith((".json", ".geojson")) or is_parquet(url)
         return {"url": url, "kind": "static" if is_file and catalog.kind == "api" else catalog.kind}
     if scheme and len(scheme) > 1:  # one letter is a Windows drive
         raise CatalogError(f"catalog url {url!r} must be http, https or a local path")

@@ -7,6 +7,7 @@ digest of the items is a digest of the input.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,12 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from odc.geo.geobox import GeoBox
-from odc.geo.geom import Geometry, box
+from odc.geo.geom import Geometry
 from shapely import STRtree
 
 from geoflow.errors import CatalogError, SceneError
 from geoflow.imagery.catalog import Catalog, is_remote
+from geoflow.imagery.lonlat import LONLAT, extent_of, shape_of
 
 Item = Mapping[str, Any]
 
@@ -37,6 +39,16 @@ _PROPERTIES = (
     "s2:generation_time",
     "earthsearch:boa_offset_applied",
 )
+_SPELLINGS = {
+    "s2:processing_baseline": ("processing:version", "sentinel2:processing_baseline"),
+    "s2:product_uri": ("sentinel2:product_title",),
+    "s2:datatake_id": ("eopf:datatake_id",),
+    "s2:datastrip_id": ("eopf:datastrip_id",),
+    "s2:generation_time": ("processing:datetime", "sentinel2:generation_time"),
+    "sat:relative_orbit": ("sentinel2:relative_orbit_number",),
+}
+"""What we call a property -> what other providers call it."""
+
 _ASSET_FIELDS = ("href", "type", "gsd", "proj:bbox", "proj:shape", "proj:transform", "raster:bands")
 _GEOBOX_MARGIN_DEG = 0.01  # item footprints are simplified polygons: take a scene too many rather than one too few
 
@@ -56,24 +68,28 @@ def freeze(item: Item, catalog: Catalog, base: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        A STAC item with ``proj:epsg`` and ``s2:processing_baseline`` in its properties where they are known, absolute
-        and unsigned hrefs, and no links.
+        A STAC item with ``proj:epsg``, ``s2:processing_baseline``, ``grid:code`` and ``sat:relative_orbit`` in its
+        properties where they are known, absolute and unsigned hrefs, and no links.
 
     Raises
     ------
+    SceneError
+        If it is no STAC item that a scene can be made of; the message is the reason.
     CatalogError
         If a link leaves the catalog's root.
     """
+    known, offered = _parts(item)
     wanted = (*catalog.assets.values(), catalog.scl)
-    found = {key: item["assets"][key] for key in wanted if key in item.get("assets", {})}
-    known = item["properties"]
+    found = {key: offered[key] for key in wanted if isinstance(offered.get(key), Mapping) and offered[key].get("href")}
     properties = {key: known[key] for key in _PROPERTIES if known.get(key) is not None}
-    properties.update(_unified(known, found))
+    properties |= _unified(item, known, found)
+    if properties.get("datetime") is None and known.get("start_datetime") is not None:
+        properties["datetime"] = known["start_datetime"]
     assets = {}
     for key, asset in found.items():
         assets[key] = {field: asset[field] for field in _ASSET_FIELDS if field in asset}
-        assets[key]["href"] = resolve_href(asset["href"], base, catalog.root)
-    return {
+        assets[key]["href"] = resolve_href(str(asset["href"]), base, catalog.root)
+    frozen = {
         "type": "Feature",
         "stac_version": "1.0.0",
         "id": item["id"],
@@ -84,23 +100,43 @@ def freeze(item: Item, catalog: Catalog, base: str) -> dict[str, Any]:
         "assets": assets,
         "links": [],
     }
+    for ask in (sensed, footprint, cloud_of):
+        ask(frozen)  # raises where there is none that makes sense
+    return frozen
 
 
-def _unified(properties: dict[str, Any], assets: dict[str, Any]) -> dict[str, Any]:
-    """CRS, baseline, tile and datatake under one name each, whatever the provider calls them."""
+def _parts(item: Item) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """(properties, assets) of something that a catalog offers as an item."""
+    if not isinstance(item, Mapping) or not isinstance(item.get("id"), str) or not item["id"]:
+        raise SceneError("it has no id")
+    known, offered = item.get("properties"), item.get("assets")
+    if not isinstance(known, Mapping):
+        raise SceneError("it has no properties")
+    if not isinstance(offered, Mapping) or not offered:
+        raise SceneError("it has no assets")
+    return known, offered
+
+
+def _unified(item: Item, properties: Mapping[str, Any], assets: Mapping[str, Any]) -> dict[str, Any]:
+    """CRS, baseline, tile, orbit and datatake under one name each, whatever the provider calls them."""
     result: dict[str, Any] = {}
     epsg = epsg_of(properties) or next(filter(None, (epsg_of(a) for a in assets.values())), None)
     if epsg is not None:
         result["proj:epsg"] = epsg
-    for ours, theirs in (("s2:processing_baseline", "processing:version"), ("s2:datatake_id", "eopf:datatake_id")):
-        if properties.get(ours) is None and properties.get(theirs) is not None:
-            result[ours] = properties[theirs]
+    for ours, others in _SPELLINGS.items():
+        values = [properties[name] for name in others if properties.get(name) is not None]
+        if properties.get(ours) is None and values:
+            result[ours] = values[0]
     if properties.get("grid:code") is None and properties.get("s2:mgrs_tile") is not None:
         result["grid:code"] = f"MGRS-{properties['s2:mgrs_tile']}"
+    product = f"{properties.get('s2:product_uri') or result.get('s2:product_uri')} {item['id']}_"
+    orbit = re.search(r"_R(\d{3})_", product)
+    if properties.get("sat:relative_orbit") is None and "sat:relative_orbit" not in result and orbit:
+        result["sat:relative_orbit"] = int(orbit[1])
     return result
 
 
-def epsg_of(fields: dict[str, Any]) -> int | None:
+def epsg_of(fields: Mapping[str, Any]) -> int | None:
     """The EPSG code in a STAC object's projection fields: ``proj:epsg`` (STAC 1.0) or ``proj:code`` (1.1)."""
     if fields.get("proj:epsg") is not None:
         return int(fields["proj:epsg"])
@@ -137,7 +173,7 @@ def resolve_href(href: str, base: str, root: str | None) -> str:
 
 def sensed(item: Item) -> datetime:
     """When the scene was sensed, in UTC."""
-    text = item["properties"].get("datetime") or item["properties"].get("start_datetime")
+    text = item["properties"].get("datetime")
     try:
         time = datetime.fromisoformat(str(text))
     except ValueError:
@@ -146,14 +182,20 @@ def sensed(item: Item) -> datetime:
 
 
 def footprint(item: Item) -> Geometry:
-    """Where the scene has data, in EPSG:4326: its geometry, or its bbox where it has none."""
-    if item.get("geometry"):
-        return Geometry(item["geometry"], "EPSG:4326")
-    if item.get("bbox"):
-        bounds = item["bbox"]
-        half = len(bounds) // 2  # a bbox may have heights
-        return box(bounds[0], bounds[1], bounds[half], bounds[half + 1], "EPSG:4326")
-    raise SceneError(f"scene {item.get('id')!r} has neither geometry nor bbox")
+    """Where the scene has data, in EPSG:4326, split at the antimeridian: its geometry, or its bbox where it has none.
+
+    Raises
+    ------
+    SceneError
+        If it has neither, or one that makes no sense.
+    """
+    try:
+        shape = shape_of(item.get("geometry"), item.get("bbox"))
+    except (ValueError, TypeError) as error:
+        raise SceneError(f"scene {item.get('id')!r} has no usable place: {error}") from None
+    if shape is None:
+        raise SceneError(f"scene {item.get('id')!r} has neither geometry nor bbox")
+    return Geometry(shape, LONLAT)
 
 
 class FootprintIndex:
@@ -174,7 +216,7 @@ class FootprintIndex:
         Footprints in catalogs are simplified, so the test is generous by about a kilometre; a scene that only comes
         near costs one file header per band and contributes nodata.
         """
-        extent = geobox.geographic_extent.buffer(_GEOBOX_MARGIN_DEG)
+        extent = extent_of(geobox).buffer(_GEOBOX_MARGIN_DEG)
         return tuple(self._items[i] for i in sorted(self._tree.query(extent.geom, predicate="intersects")))
 
 
@@ -207,6 +249,30 @@ def baseline_of(item: Item) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if match else None
 
 
+def tile_of(item: Item) -> str:
+    """The Sentinel-2 tile, such as ``33TWN`` or ``01WCR``; empty where the item does not say."""
+    code = str(item["properties"].get("grid:code") or "").upper().removeprefix("MGRS-")
+    if not code:
+        name = re.search(r"_T(\w{5})(?:_|\b)", f"{item['properties'].get('s2:product_uri')} {item['id']}")
+        code = name[1].upper() if name else ""
+    return code.zfill(5) if code else ""
+
+
+def orbit_of(item: Item) -> int | None:
+    """The relative orbit, 1 to 143, or None where the item does not say."""
+    text = str(item["properties"].get("sat:relative_orbit") or "")
+    return int(text) if text.isdigit() else None
+
+
+def cloud_of(item: Item) -> float | None:
+    """Cloud cover in per cent by the item's metadata, or None where it does not say."""
+    value = item["properties"].get("eo:cloud_cover")
+    try:
+        return None if value is None or math.isnan(float(value)) else float(value)
+    except (TypeError, ValueError):
+        raise SceneError(f"scene {item.get('id')!r} has no usable cloud cover: it is {value!r}") from None
+
+
 def granule_of(item: Item) -> tuple[str, str]:
     """(datatake, tile): what one pass of one satellite over one tile has in common in every processing of it.
 
@@ -217,8 +283,8 @@ def granule_of(item: Item) -> tuple[str, str]:
         r"(S2[A-D])_MSIL\w\w_(\d{8}T\d{6})_N\d{4}_R\d{3}_T(\w{5})", f"{properties.get('s2:product_uri')} {item['id']}"
     )
     take = re.fullmatch(r"G(S2[A-D])_(\d{8}T\d{6})_.*", str(properties.get("s2:datatake_id") or ""))
-    tile = str(properties.get("grid:code") or "").removeprefix("MGRS-") or (name[3] if name else "")
+    tile = tile_of(item)
     if take or name:
         match = take or name
-        return f"{match[1]}_{match[2]}", tile.upper().zfill(5)  # type: ignore[index]
-    return f"{properties.get('platform')}_{sensed(item):%Y%m%dT%H%M%S}", tile.upper().zfill(5) or item["id"]
+        return f"{match[1]}_{match[2]}", tile  # type: ignore[index]
+    return f"{properties.get('platform')}_{sensed(item):%Y%m%dT%H%M%S}", tile or item["id"]

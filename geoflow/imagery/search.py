@@ -1,34 +1,87 @@
 """From a catalog, an area and a season to a frozen, de-duplicated, ordered list of scenes.
 
-Whatever a server was asked, every filter is applied again here: servers ignore parameters that they do not know.
+Whatever a server was asked, every filter is applied again here: servers ignore parameters that they do not know. A
+scene that was offered is either used or refused with a reason; none is lost.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from typing import Any
+from datetime import date, datetime, time, timedelta
+from typing import Any, Literal
 
 from odc.geo.geom import Geometry
 
 from geoflow.errors import CatalogError, SceneError
-from geoflow.imagery.catalog import Catalog, is_remote
-from geoflow.imagery.items import Item, baseline_of, footprint, freeze, granule_of, resolve_href, sensed
+from geoflow.imagery.catalog import Catalog
+from geoflow.imagery.items import (
+    Item,
+    baseline_of,
+    cloud_of,
+    footprint,
+    freeze,
+    granule_of,
+    orbit_of,
+    sensed,
+    tile_of,
+)
+from geoflow.imagery.lonlat import to_lonlat
+from geoflow.imagery.sources import Answer, Question, Source
 
-_PAGE = 100
-_TIMEOUT_S = (10.0, 60.0)  # connect, read
-_RETRIES = 5
-_CONNECT_RETRIES = 2  # a server that is not there is soon reported
+SentFilters = Literal["none", "place", "all"]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """Which of the scenes of an area and a season are wanted.
+
+    Parameters
+    ----------
+    max_cloud_percent : float
+        Scenes with more cloud by their metadata are refused; a scene that does not say is taken.
+    bands : tuple of str, optional
+        Scenes that lack one of these, or the scene classification, are refused.
+    tiles : tuple of str
+        Sentinel-2 tiles such as ``33TWN``; all without.
+    orbits : tuple of int
+        Relative orbits; all without.
+    best_per_tile : int, optional
+        Use only so many scenes of a tile: the least clouded, then those nearest the middle of the season.
+    sent : "none", "place" or "all"
+        Which filters a server that knows CQL2 or the query extension is given beside area and days: none, tile and
+        orbit, or the cloud limit as well. What a server drops cannot be listed as refused, only counted.
+    """
+
+    max_cloud_percent: float = 100.0
+    bands: tuple[str, ...] | None = None
+    tiles: tuple[str, ...] = ()
+    orbits: tuple[int, ...] = ()
+    best_per_tile: int | None = None
+    sent: SentFilters = "place"
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A scene that the catalog offered and that is not used."""
+    """A scene that the catalog offered and that is not used.
+
+    Attributes
+    ----------
+    id : str
+    reason : str
+        A sentence.
+    filter : str
+        What refused it: ``item`` (it is none), ``date``, ``area``, ``tile``, ``orbit``, ``bands``, ``superseded``,
+        ``cloud`` or ``best``.
+    item : dict or None
+        The frozen item, where one could be made.
+    """
 
     id: str
     reason: str
+    filter: str = ""
+    item: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,10 +94,19 @@ class SearchResult:
         Frozen STAC items (see `geoflow.imagery.items.freeze`) in order of sensing time, then id.
     refused : tuple of Refusal
         Scenes that the catalog offered and that were left out, each with the reason.
+    repeated : int
+        How many times an item came again, as pages of an API may bring it.
+    sent : tuple of str
+        Filters that the server was given beside area and days.
+    dropped : int or None
+        Scenes that the server dropped by them; None where it does not count.
     """
 
     items: tuple[dict[str, Any], ...]
     refused: tuple[Refusal, ...]
+    repeated: int = 0
+    sent: tuple[str, ...] = ()
+    dropped: int | None = None
 
 
 def search(
@@ -55,7 +117,7 @@ def search(
     max_cloud_percent: float = 100.0,
     bands: Sequence[str] | None = None,
 ) -> SearchResult:
-    """Find the scenes of an area and a range of days.
+    """Find the scenes of an area and a range of days; `find` has more to wish for.
 
     Parameters
     ----------
@@ -63,10 +125,8 @@ def search(
         In any CRS; a scene is taken where its footprint meets it.
     start, end : date or ISO string
         First and last day of sensing, both included, in UTC.
-    max_cloud_percent : float
-        Scenes with more cloud by their metadata are refused; a scene that does not say is taken.
-    bands : sequence of str, optional
-        Scenes that lack one of these, or the scene classification, are refused.
+    max_cloud_percent, bands
+        See `Wishes`.
 
     Raises
     ------
@@ -74,33 +134,67 @@ def search(
         If the catalog cannot be reached or read, lacks a band, or no scene is left; the message then counts the scenes
         that each filter dropped.
     """
+    wishes = Wishes(max_cloud_percent, None if bands is None else tuple(bands))
+    return find(open_source(catalog), area, start, end, wishes)
+
+
+def open_source(catalog: Catalog) -> Source:
+    """The catalog as something to be asked; ask the same one for several seasons, and a file is read once.
+
+    Raises
+    ------
+    CatalogError
+        If the catalog has no address.
+    """
+    if catalog.url is None:
+        raise CatalogError(f"catalog {catalog.name} has no address of its own: say where it is with url")
+    return Source(catalog)
+
+
+def find(source: Source, area: Geometry, start: date | str, end: date | str, wishes: Wishes) -> SearchResult:
+    """Find the scenes of an area and a range of days, in a source from `open_source`; see `search`."""
+    catalog = source.catalog
     first, last = _day(start, "start"), _day(end, "end")
     if first > last:
         raise CatalogError(f"the search starts on {first} and ends before that, on {last}")
-    catalog.check_bands(bands if bands is not None else catalog.bands)
-    if catalog.url is None:
-        raise CatalogError(f"catalog {catalog.name} has no address of its own: say where it is with url")
-    lonlat = area.to_crs("EPSG:4326")
+    catalog.check_bands(wishes.bands if wishes.bands is not None else catalog.bands)
+    lonlat, answer = to_lonlat(area), Answer()
+    question = _question(lonlat, first, last, wishes)
     found: dict[str, dict[str, Any]] = {}
-    for raw, base in _offered(catalog, lonlat, first, last):
-        item = freeze(raw, catalog, base)
-        found.setdefault(item["id"], item)  # pages of an API may repeat an item
-    refused: list[tuple[str, str, str]] = []
-    kept = []
-    for item in found.values():
-        reason = _reason_against(item, catalog, lonlat, (first, last), max_cloud_percent, bands)
-        if reason is None:
-            kept.append(item)
-        else:
-            refused.append((item["id"], *reason))
-    newest, superseded = _newest(kept)
-    refused += superseded
-    if not newest:
-        asked = f"{first} to {last}, cloud cover up to {max_cloud_percent:g} %"
+    refused: list[Refusal] = []
+    repeated = 0
+    for raw, base in source.offered(question, answer):
+        try:
+            item = freeze(raw, catalog, base)
+        except SceneError as error:
+            refused.append(_malformed(raw, error))
+            continue
+        repeated += item["id"] in found
+        found.setdefault(item["id"], item)
+    kept, others = _pick(found.values(), catalog, question, wishes)
+    refused += others
+    if not kept:
+        asked = f"{first} to {last}, cloud cover up to {wishes.max_cloud_percent:g} %"
         raise CatalogError(f"catalog {catalog.name} ({catalog.url}) has no scene for {asked}: {_tally(refused)}")
-    order = sorted(newest, key=lambda item: (sensed(item), item["id"]))
-    reasons = sorted((Refusal(id_, text) for id_, _, text in refused), key=lambda r: (r.id, r.reason))
-    return SearchResult(tuple(order), tuple(reasons))
+    return SearchResult(
+        tuple(sorted(kept, key=lambda item: (sensed(item), item["id"]))),
+        tuple(sorted(refused, key=lambda r: (r.id, r.reason))),
+        repeated,
+        tuple(dict.fromkeys(answer.sent)),
+        None if answer.matched is None else max(0, answer.matched - len(found)),
+    )
+
+
+def _question(area: Geometry, first: date, last: date, wishes: Wishes) -> Question:
+    place = wishes.sent != "none"
+    return Question(
+        area,
+        first,
+        last,
+        wishes.max_cloud_percent if wishes.sent == "all" and wishes.max_cloud_percent < 100 else None,
+        wishes.tiles if place else (),
+        wishes.orbits if place else (),
+    )
 
 
 def _day(value: date | str, name: str) -> date:
@@ -112,30 +206,51 @@ def _day(value: date | str, name: str) -> date:
     return value
 
 
-def _reason_against(
-    item: Item,
-    catalog: Catalog,
-    area: Geometry,
-    days: tuple[date, date],
-    max_cloud: float,
-    bands: Sequence[str] | None,
-) -> tuple[str, str] | None:
-    """(filter, sentence) if the scene is not wanted."""
-    day = sensed(item).date()
-    if not days[0] <= day <= days[1]:
-        return "date", f"sensed on {day}, outside {days[0]} to {days[1]}"
-    if not footprint(item).intersects(area):
+def _malformed(raw: Any, error: SceneError) -> Refusal:
+    name = raw.get("id") if isinstance(raw, Mapping) else None
+    return Refusal(str(name or "(no id)"), f"not a usable item: {error}", "item")
+
+
+def _pick(
+    items: Iterable[dict[str, Any]], catalog: Catalog, question: Question, wishes: Wishes
+) -> tuple[list[dict[str, Any]], list[Refusal]]:
+    """What is used and what is refused.
+
+    A datatake is judged by its newest processing, so superseded items go before the cloud limit is applied; and only
+    what passed all of that competes for the best of its tile.
+    """
+    kept, refused = [], []
+    for item in items:
+        reason = _reason_against(item, catalog, question, wishes)
+        if reason is None:
+            kept.append(item)
+        else:
+            refused.append(Refusal(item["id"], reason[1], reason[0], item))
+    kept, superseded = _newest(kept)
+    kept, clouded = _clear_enough(kept, wishes.max_cloud_percent)
+    kept, beaten = _best(kept, question, wishes.best_per_tile)
+    return kept, refused + superseded + clouded + beaten
+
+
+def _reason_against(item: Item, catalog: Catalog, question: Question, wishes: Wishes) -> tuple[str, str] | None:
+    """(filter, sentence) if the scene is not one that was asked for."""
+    day, tile, orbit = sensed(item).date(), tile_of(item), orbit_of(item)
+    if not question.first <= day <= question.last:
+        return "date", f"sensed on {day}, outside {question.first} to {question.last}"
+    if not footprint(item).intersects(question.area):
         return "area", "does not meet the area"
-    cloud = item["properties"].get("eo:cloud_cover")
-    if cloud is not None and cloud > max_cloud:
-        return "cloud", f"cloud cover {cloud:.1f} % is above {max_cloud:g} %"
-    lacks = [b for b in (*(bands or ()), "SCL") if catalog.asset_key(b) not in item["assets"]]
+    if wishes.tiles and tile not in wishes.tiles:
+        return "tile", f"tile {tile or 'unknown'} is not among {', '.join(wishes.tiles)}"
+    if wishes.orbits and orbit not in wishes.orbits:
+        said = "unknown" if orbit is None else orbit
+        return "orbit", f"relative orbit {said} is not among {', '.join(map(str, wishes.orbits))}"
+    lacks = [b for b in (*(wishes.bands or ()), "SCL") if catalog.asset_key(b) not in item["assets"]]
     if lacks:
         return "bands", f"lacks {', '.join(lacks)}"
     return None
 
 
-def _newest(items: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[tuple[str, str, str]]]:
+def _newest(items: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[Refusal]]:
     """Keep the newest processing of each datatake and tile.
 
     Two items of one datatake, tile and baseline may be two datastrips that share the tile, each with a part of it; both
@@ -155,7 +270,8 @@ def _newest(items: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list
                 kept.append(item)
             else:
                 winner = best if baseline_of(item) != baseline_of(best) else strips[sensing]
-                refused.append((item["id"], "superseded", f"older processing of the same datatake than {winner['id']}"))
+                reason = f"older processing of the same datatake than {winner['id']}"
+                refused.append(Refusal(item["id"], reason, "superseded", item))
     return kept, refused
 
 
@@ -172,100 +288,55 @@ def _sensing_of_strip(item: Item) -> str | None:
     return stamps[-1] if stamps else None
 
 
-def _tally(refused: Sequence[tuple[str, str, str]]) -> str:
+def _clear_enough(items: Iterable[dict[str, Any]], limit: float) -> tuple[list[dict[str, Any]], list[Refusal]]:
+    kept, refused = [], []
+    for item in items:
+        cloud = cloud_of(item)
+        if cloud is not None and cloud > limit:
+            refused.append(Refusal(item["id"], f"cloud cover {cloud:.1f} % is above {limit:g} %", "cloud", item))
+        else:
+            kept.append(item)
+    return kept, refused
+
+
+def _best(
+    items: Sequence[dict[str, Any]], question: Question, count: int | None
+) -> tuple[list[dict[str, Any]], list[Refusal]]:
+    """The best scenes of each tile; the datastrips of one datatake, which share the tile, count as one scene."""
+    if count is None:
+        return list(items), []
+    tiles: dict[str, dict[tuple[str, str], list[dict[str, Any]]]] = {}
+    for item in items:
+        tiles.setdefault(tile_of(item), {}).setdefault(granule_of(item), []).append(item)
+    middle = _middle(question)
+    kept, refused = [], []
+    for tile, scenes in tiles.items():
+        ranked = sorted(scenes.values(), key=lambda group: min(_rank(item, middle) for item in group))
+        kept += [item for group in ranked[:count] for item in group]
+        for place, group in enumerate(ranked[count:], start=count + 1):
+            for item in group:
+                cloud = cloud_of(item)
+                said = "unknown cloud cover" if cloud is None else f"cloud cover {cloud:.1f} %"
+                reason = f"number {place} of tile {tile or 'unknown'} with {said}; the best {count} are used"
+                refused.append(Refusal(item["id"], reason, "best", item))
+    return kept, refused
+
+
+def _middle(question: Question) -> datetime:
+    start = datetime.combine(question.first, time(0))
+    return start + (question.last + timedelta(days=1) - question.first) / 2
+
+
+def _rank(item: Item, middle: datetime) -> tuple[float, float, str]:
+    """Less cloud first (unknown last), then nearer to the middle of the season, then by id."""
+    cloud = cloud_of(item)
+    away = abs((sensed(item).replace(tzinfo=None) - middle).total_seconds())
+    return 101.0 if cloud is None else cloud, away, item["id"]
+
+
+def _tally(refused: Sequence[Refusal]) -> str:
     if not refused:
         return "it offered none"
-    counts = Counter(which for _, which, _ in refused)
+    counts = Counter(r.filter for r in refused)
     parts = ", ".join(f"{n} by {which}" for which, n in sorted(counts.items()))
     return f"it offered {len(refused)}, dropped {parts}"
-
-
-def _offered(catalog: Catalog, area: Geometry, first: date, last: date) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every item that the catalog offers, unfiltered, with the address it came from."""
-    source = _api_items(catalog, area, first, last) if catalog.kind == "api" else _file_items(catalog)
-    try:
-        yield from source
-    except (CatalogError, SceneError):
-        raise
-    except Exception as error:  # pystac and requests raise many kinds; each means that the catalog cannot be read
-        ours = _own_error(error)
-        reason = f"catalog {catalog.name} cannot be read at {catalog.url}: {ours or error}"
-        raise CatalogError(reason) from error
-
-
-def _own_error(error: BaseException | None) -> CatalogError | None:
-    """The `CatalogError` under an exception of pystac, which wraps what a reader raises."""
-    while error is not None and not isinstance(error, CatalogError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def _api_items(catalog: Catalog, area: Geometry, first: date, last: date) -> Iterator[tuple[dict[str, Any], str]]:
-    from pystac_client import Client
-    from pystac_client.conformance import ConformanceClasses
-    from pystac_client.stac_api_io import StacApiIO
-
-    client = Client.open(str(catalog.url), stac_io=StacApiIO(timeout=_TIMEOUT_S, max_retries=_retry()))
-    bounds = area.boundingbox
-    asked = client.search(
-        collections=[catalog.collection] if catalog.collection else None,
-        bbox=(bounds.left, bounds.bottom, bounds.right, bounds.top),
-        datetime=f"{first}T00:00:00Z/{last}T23:59:59Z",
-        limit=_PAGE,
-        method="POST" if client.conforms_to(ConformanceClasses.ITEM_SEARCH) else None,
-    )
-    # As dictionaries, because pystac rewrites proj:epsg on the way to its own items. Cloud cover is not sent along: the
-    # scenes that it drops belong into the ledger too.
-    for item in asked.items_as_dicts():
-        yield item, str(catalog.url)
-
-
-def _file_items(catalog: Catalog) -> Iterator[tuple[dict[str, Any], str]]:
-    """Items of a static catalog, or of a file that holds a collection of items."""
-    import pystac
-
-    reader = _reader(catalog)
-    document = reader.read_json(str(catalog.url))
-    if document.get("type") == "FeatureCollection":
-        for item in document["features"]:
-            yield item, str(catalog.url)
-        return
-    root = pystac.read_file(str(catalog.url), stac_io=reader)
-    if not isinstance(root, pystac.Catalog):
-        raise CatalogError(f"{catalog.url} is a STAC {document.get('type')}, not a catalog or a collection of items")
-    for item in root.get_items(recursive=True):
-        if catalog.collection is None or item.collection_id in (None, catalog.collection):
-            href = item.get_self_href() or str(catalog.url)
-            yield item.to_dict(include_self_link=False, transform_hrefs=False), href
-
-
-def _reader(catalog: Catalog) -> Any:
-    """Reads the documents of a static catalog: with retries, and never a local file outside the catalog's folder."""
-    from pystac import Link
-    from pystac.stac_io import DefaultStacIO
-    from pystac_client.stac_api_io import StacApiIO
-
-    network = StacApiIO(timeout=_TIMEOUT_S, max_retries=_retry())
-
-    class Reader(DefaultStacIO):
-        def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
-            href = str(source.get_absolute_href() if isinstance(source, Link) else source)
-            address = resolve_href(href, str(catalog.url), catalog.root)
-            if is_remote(address):
-                return network.request(address)
-            with open(address, encoding="utf-8") as file:
-                return file.read()
-
-    return Reader()
-
-
-def _retry() -> Any:
-    from urllib3 import Retry
-
-    return Retry(
-        total=_RETRIES,
-        connect=_CONNECT_RETRIES,
-        backoff_factor=0.5,
-        status_forcelist=(429, 500, 502, 503, 504),
-        allowed_methods=None,
-    )

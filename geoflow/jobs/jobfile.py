@@ -190,6 +190,7 @@ def _local_or_url(text: str, folder: Path) -> str:
 def _input_paths(job: Job) -> list[tuple[str, Path]]:
     """All files and folders that the job reads, with the key that names each."""
     found: list[tuple[str, Path | str | None]] = [("area.file", job.area.file)]
+    found += [("area.geojson", job.area.geojson if isinstance(job.area.geojson, Path) else None)]
     if job.imagery:
         found += [("imagery.url", job.imagery.url)]
         found += [("imagery.catalog", job.imagery.catalog if "/" in job.imagery.catalog else None)]

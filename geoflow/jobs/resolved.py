@@ -11,7 +11,7 @@ from odc.geo.geom import Geometry
 
 from geoflow.errors import GeoflowError, JobError
 from geoflow.grid import Grid, Tile
-from geoflow.jobs.scenes import Scenes, find_scenes
+from geoflow.jobs.scenes import Scenes, Search
 from geoflow.jobs.spec import Job
 from geoflow.store.receipts import Receipts
 from geoflow.store.zarr import Store
@@ -33,6 +33,7 @@ class ResolvedJob:
 
     def __init__(self, job: Job, out: Path, limit: int | None = None, refresh: bool = False) -> None:
         self.job, self.out, self.limit, self.refresh = job, out, limit, refresh
+        self.freezes = True  # a plan shows what a new search would find, and leaves the frozen list alone
         self.receipts = Receipts(out / "receipts")
         self.store_path = out / "country.zarr"
 
@@ -67,9 +68,13 @@ class ResolvedJob:
     @cached_property
     def scenes(self) -> dict[str, Scenes]:
         """The frozen scenes of each epoch."""
-        section = self.section("imagery")
-        found = find_scenes(section, self.catalog, self.area, self.out / "scenes", self.refresh)
-        return {s.epoch: s for s in found}
+        return {s.epoch: s for s in self.search.run()}
+
+    @property
+    def search(self) -> Search:
+        """How the scenes are searched."""
+        section, folder = self.section("imagery"), self.out / "scenes"
+        return Search(section, self.catalog, self.area, folder, self.refresh, freeze=self.freezes)
 
     @cached_property
     def legend(self) -> Any:

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from geoflow.inputs import BANDS
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_TILE = re.compile(r"(0[1-9]|[1-5][0-9]|60)[C-HJ-NP-X][A-HJ-NP-Z]{2}")
 
 
 def _check_name(value: str) -> str:
@@ -34,21 +35,32 @@ class Section(BaseModel):
 
 
 class Area(Section):
-    """Where: a vector file or a bounding box in degrees."""
+    """Where: a vector file, GeoJSON, or a bounding box in degrees."""
 
     file: Path | None = Field(None, description="vector file with the border (any CRS)")
     layer: str | None = Field(None, description="layer of the file; needed only if it has several")
-    where: str | None = Field(None, description="filter on attributes, for example \"NAME = 'Estonia'\"")
-    bbox: tuple[float, float, float, float] | None = Field(None, description="west, south, east, north in degrees")
+    where: str | None = Field(None, description="filter on attributes of the file, for example \"NAME = 'Estonia'\"")
+    geojson: dict[str, Any] | Path | None = Field(
+        None, description="polygons in degrees: a geometry, feature or collection written here, or a file of one"
+    )
+    bbox: tuple[float, float, float, float] | None = Field(
+        None, description="west, south, east, north in degrees; west above east crosses the 180th meridian"
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> Area:
-        if (self.file is None) == (self.bbox is None):
-            raise ValueError("give either file or bbox")
+        given = [name for name in ("file", "geojson", "bbox") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of file, geojson and bbox, not {' and '.join(given) or 'none'}")
+        if self.file is None and (self.layer or self.where):
+            raise ValueError("layer and where choose within a file; give the area as file")
         if self.bbox is not None:
             west, south, east, north = self.bbox
-            if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-                raise ValueError(f"bbox {list(self.bbox)} must be west < east, south < north in degrees")
+            width = east - west if west < east else east - west + 360
+            if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south < north <= 90):
+                raise ValueError(f"bbox {list(self.bbox)} must be west, south, east, north in degrees, south < north")
+            if west == east or (west > east and width > 180):
+                raise ValueError(f"bbox {list(self.bbox)} must be west < east, or cross the 180th meridian")
         return self
 
 
@@ -112,6 +124,19 @@ class Imagery(Section):
     bands: tuple[str, ...] = Field(("B02", "B03", "B04"), min_length=1, description="Sentinel-2 bands, B01..B12")
     epochs: dict[Name, dict[Name, DateRange]] = Field(min_length=1, description="epoch -> period -> dates")
     max_cloud_percent: float = Field(60.0, ge=0, le=100, description="scenes that claim more cloud are not read")
+    tiles: tuple[str, ...] = Field((), description="only these Sentinel-2 tiles, for example `[33TWN, 33TWM]`")
+    orbits: tuple[int, ...] = Field((), description="only these relative orbits, 1..143")
+    best_per_tile: int | None = Field(
+        None,
+        ge=1,
+        description="use only so many scenes of each Sentinel-2 tile and period: the least clouded, then those nearest "
+        "the middle of the period",
+    )
+    server_filters: Literal["none", "place", "all"] = Field(
+        "place",
+        description="what a server is asked to filter by, beside area and dates: nothing, `tiles` and `orbits`, or the "
+        "cloud limit too; what a server drops is counted at best, and not listed as refused",
+    )
     mask_scl: tuple[int, ...] = Field((0, 1, 3, 8, 9, 10), description="SCL classes that are not used")
     mask_dilate_m: float = Field(60.0, ge=0, description="margin around clouds and shadows, in metres")
     mask_speck_m: float = Field(
@@ -128,6 +153,26 @@ class Imagery(Section):
             raise ValueError(f"{', '.join(unknown)} is not a Sentinel-2 L2A band; there are {', '.join(BANDS)}")
         if len(set(value)) < len(value):
             raise ValueError(f"a band is named twice in {list(value)}")
+        return value
+
+    @field_validator("tiles", mode="before")
+    @classmethod
+    def _tile_names(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        found = []
+        for name in value:
+            text = str(name).upper().removeprefix("MGRS-").removeprefix("T").zfill(5)
+            if not _TILE.fullmatch(text):
+                raise ValueError(f"{name!r} is not a Sentinel-2 tile, such as 33TWN")
+            found.append(text)
+        return tuple(dict.fromkeys(found))
+
+    @field_validator("orbits")
+    @classmethod
+    def _relative_orbits(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if wrong := [n for n in value if not 1 <= n <= 143]:
+            raise ValueError(f"{wrong[0]} is not a relative orbit of Sentinel-2, 1 to 143")
         return value
 
     @model_validator(mode="after")
