@@ -1,78 +1,194 @@
-"""Reading one band of one scene onto a grid: the only place that opens scene files.
+"""Reading one band of one scene: the only place that opens scene files.
 
-Both loaders read through it. A read that fails, after GDAL's own retries, is a `SceneError` that names the scene, the
-band, the link and the cause; it never becomes nodata.
+Both loaders read through it. A read is tried again where that may help; one that fails for good is a `ReadError` that
+names the scene, the band, the link and the cause. It never becomes nodata.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform as transform_points
-from rasterio.warp import transform_bounds
-from rasterio.windows import Window, from_bounds, intersect, intersection
+from rasterio.windows import Window
 
 from geoflow.errors import SceneError
-from geoflow.imagery.catalog import Catalog
-from geoflow.imagery.sign import sign
-
-DN_NODATA = 0
-"""Nodata of every file of Sentinel-2 level 2A, reflectance and SCL, whether the file says so or not."""
+from geoflow.imagery.catalog import Catalog, is_remote
+from geoflow.imagery.resample import Resampling, Source, Target, is_window_of, resample
+from geoflow.imagery.sign import forget_tokens, sign
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
-    "GDAL_HTTP_MAX_RETRY": 5,
+    "GDAL_HTTP_MAX_RETRY": 2,  # quick ones inside GDAL for 429 and 5xx, which know Retry-After; the others are ours
     "GDAL_HTTP_RETRY_DELAY": 0.5,
-    "GDAL_HTTP_TIMEOUT": 120,
-    "GDAL_HTTP_CONNECTTIMEOUT": 15,
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_NUM_THREADS": 1,  # more gave blank pixels in remote reads (OSGeo/gdal#11552); threads are Dask's business
     "GDAL_CACHEMAX": 256 * 2**20,  # bytes, for the whole process: rasterio takes a small number as bytes as well
 }
 
 _DRIVERS = ["GTiff", "JP2OpenJPEG"]  # no format that can point at other files
-_TOLERANCE_PX = 0.01  # error of the approximated transformation; 0.125, GDAL's default, shows as a step between tiles
-_SAME_RESOLUTION = 0.9  # a grid that is up to a tenth coarser than the file is read without averaging
-_MARGIN_PX = 8  # pixels read around the window, times the ratio of resolutions: more than any kernel reaches
+_UNCACHED = "/vsicurl/:/vsis3/"  # what GDAL must not take from its memory of earlier requests
+_FIRST_PAUSE_S = 0.5
+
+T = TypeVar("T")
 
 
-@contextmanager
-def open_scene(href: str, scene: str, band: str, catalog: Catalog) -> Iterator[DatasetReader]:
-    """Open one file of a scene, signed if need be, with the catalog's GDAL options; close it afterwards.
+class ReadError(SceneError):
+    """A file of a scene that cannot be read, with the scene and the band for whoever can do without it."""
+
+    def __init__(self, scene: str, band: str, message: str) -> None:
+        super().__init__(scene, band, message)
+        self.scene, self.band, self.message = scene, band, message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a provider's files are opened: plain values, as they travel in a graph.
+
+    Parameters
+    ----------
+    signing : "none" or "planetary-computer"
+        See `geoflow.imagery.sign`.
+    gdal : tuple of (name, value)
+        GDAL options of the provider.
+    attempts : int
+        How often a remote read is tried; a local one is tried once.
+    timeout_s : float
+        Seconds that one request may take, or that nothing may arrive. After so long no attempt is begun that could not
+        be the last: reading a file takes ``attempts * timeout_s`` at most, times GDAL's own quick retries.
+    """
+
+    signing: str = "none"
+    gdal: tuple[tuple[str, str], ...] = ()
+    attempts: int = 3
+    timeout_s: float = 60.0
+
+    @classmethod
+    def of(cls, catalog: Catalog, attempts: int = 3, timeout_s: float = 60.0) -> Access:
+        """Access to a catalog's files."""
+        return cls(catalog.signing, tuple(sorted(catalog.gdal.items())), attempts, timeout_s)
+
+
+@dataclass(frozen=True)
+class SceneFile:
+    """One band of one scene: where it lies, and what it is called when it cannot be read."""
+
+    href: str
+    scene: str
+    band: str
+
+
+@dataclass(frozen=True)
+class ReadEvent:
+    """A read that did not work at the first attempt, or not at all.
+
+    Attributes
+    ----------
+    scene, band : str
+    what : "retried" or "failed"
+    cause : str
+        Without the query of a signed link.
+    """
+
+    scene: str
+    band: str
+    what: str
+    cause: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain values, for the ledger."""
+        return asdict(self)
+
+
+@dataclass
+class ReadLog:
+    """What went wrong while a lazy cube was computed, in the process that computed it.
+
+    A copy in another process collects there: with a distributed scheduler, compute within one task, as jobs do.
+    """
+
+    events: list[ReadEvent] = field(default_factory=list)
+    _lock: Any = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    def add(self, event: ReadEvent) -> None:
+        """Note one event."""
+        with self._lock:
+            self.events.append(event)
+
+    def __dask_tokenize__(self) -> str:
+        """What is noted alters no pixel, and so no key of a graph."""
+        return type(self).__name__
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"events": list(self.events)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.events, self._lock = state["events"], threading.Lock()
+
+
+def read_file(file: SceneFile, access: Access, use: Callable[[DatasetReader], T], log: ReadLog | None = None) -> T:
+    """Open one file of a scene, signed right now if need be, and use it; again after a failure that may pass.
+
+    Parameters
+    ----------
+    file, access
+    use : callable
+        What to do with the open dataset; may be called once an attempt.
+    log : ReadLog, optional
+        Told about attempts that failed.
 
     Raises
     ------
-    SceneError
-        If it cannot be opened, or reading inside the ``with`` fails.
+    ReadError
+        If the last attempt fails too, or the failure is one that stays: no such file, no permission, another format.
     """
-    with open_file(href, scene, band, catalog.signing, catalog.gdal) as dataset:
-        yield dataset
+    attempts = access.attempts if is_remote(file.href) else 1
+    for attempt in range(1, attempts + 1):
+        try:
+            with (
+                rasterio.Env(**_options(access, fresh=attempt > 1)),
+                DatasetReader(_address(file.href, access.signing), driver=_DRIVERS, sharing=False) as dataset,
+            ):
+                return use(dataset)
+        except (RasterioError, OSError) as error:
+            cause = _cause(error)
+            again = attempt < attempts and _may_pass(cause, access)
+            if log is not None:
+                log.add(ReadEvent(file.scene, file.band, "retried" if again else "failed", cause))
+            if not again:
+                tried = f" (tried {attempt} times)" if attempt > 1 else ""
+                where = f"scene {file.scene}, band {file.band}: {_unsigned(file.href)}"
+                raise ReadError(file.scene, file.band, f"{where} cannot be read: {cause}{tried}") from error
+            if _is_refusal(cause):
+                forget_tokens()
+        time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
+    raise AssertionError("unreachable: the last attempt returns or raises")
 
 
-@contextmanager
-def open_file(href: str, scene: str, band: str, signing: str, gdal: Mapping[str, str]) -> Iterator[DatasetReader]:
-    """`open_scene` from plain values, as they travel in a graph."""
-    try:
-        with (
-            rasterio.Env(**{**GDAL_OPTIONS, **gdal}),
-            DatasetReader(_address(href, signing), driver=_DRIVERS, sharing=False) as dataset,
-        ):
-            yield dataset
-    except (RasterioError, OSError) as error:
-        raise SceneError(f"scene {scene}, band {band}: {href} cannot be read: {_cause(error)}") from error
+def _options(access: Access, fresh: bool) -> dict[str, Any]:
+    """GDAL's configuration. It remembers failures and half-received files, so that another attempt must be ``fresh``."""
+    timeouts = {
+        "GDAL_HTTP_TIMEOUT": access.timeout_s,
+        "GDAL_HTTP_CONNECTTIMEOUT": min(15.0, access.timeout_s),
+        "GDAL_HTTP_LOW_SPEED_TIME": max(1, round(access.timeout_s / 2)),
+        "GDAL_HTTP_LOW_SPEED_LIMIT": 100,  # bytes a second
+    }
+    uncached = {"CPL_VSIL_CURL_NON_CACHED": _UNCACHED} if fresh else {}
+    return {**GDAL_OPTIONS, **timeouts, **dict(access.gdal), **uncached}
 
 
 def _address(href: str, signing: str) -> str:
@@ -82,126 +198,73 @@ def _address(href: str, signing: str) -> str:
     return sign(href, signing)
 
 
+def _may_pass(cause: str, access: Access) -> bool:
+    """Whether another attempt may end better."""
+    if "response code: 404" in cause or "NoSuchKey" in cause:
+        return False
+    return not _is_refusal(cause) or access.signing != "none"
+
+
+def _is_refusal(cause: str) -> bool:
+    return any(sign in cause for sign in ("response code: 401", "response code: 403", "AccessDenied", "Forbidden"))
+
+
 def _cause(error: BaseException) -> str:
     """The innermost sentence, without the query of a signed link."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = " ".join(str(error).split()) or type(error).__name__
-    return text.partition("?")[0] if "sig=" in text else text
+    return " ".join(_unsigned(word) for word in text.split())
 
 
-def read_onto(
-    dataset: DatasetReader,
-    crs: CRS,
-    transform: Affine,
-    shape: tuple[int, int],
-    resampling: Resampling,
-) -> NDArray[Any]:
+def _unsigned(word: str) -> str:
+    """A link without its query, which may hold a token; anything else as it is."""
+    return word.partition("?")[0] if "://" in word or "sig=" in word else word
+
+
+def read_onto(dataset: DatasetReader, target: Target, resampling: Resampling) -> NDArray[Any]:
     """Pixels of a dataset on a grid.
 
     Parameters
     ----------
     dataset : rasterio dataset
         One band; 0 is nodata.
-    crs, transform, shape
-        The grid, shape as (height, width).
-    resampling : Resampling
-        Nodata never mixes into its neighbours.
+    target : Target
+    resampling : "nearest", "bilinear" or "cubic"
+        Of no account where the dataset's pixels are the grid's.
 
     Returns
     -------
     array of the dataset's dtype, dims (y, x)
-        0 where the dataset has no data.
+        0 where the dataset has no data; see `geoflow.imagery.resample.resample`.
     """
-    height, width = shape
-    direct = _aligned_window(dataset, crs, transform, shape)
-    if direct is not None:
-        return _paste(dataset, direct)
-    window = _source_window(dataset, crs, transform, shape)
-    if window is None:
-        return np.zeros(shape, dataset.dtypes[0])
-    # GDAL warps twice as fast where it need not look for nodata, and most windows have none. The blocks read here stay
-    # in GDAL's cache for the warp below, so that nothing is read or decoded twice.
-    has_nodata = bool((dataset.read(1, window=window) == DN_NODATA).any())
-    nodata = DN_NODATA if has_nodata else None
-    with WarpedVRT(
-        dataset,
-        crs=crs,
-        transform=transform,
-        width=width,
-        height=height,
-        resampling=resampling,
-        src_nodata=nodata,
-        nodata=nodata,
-        tolerance=_TOLERANCE_PX,
-        **_kernel_scale(dataset, crs, transform, shape),
-    ) as warped:
-        return warped.read(1)
+    source = Source(_crs_text(dataset.crs), dataset.transform, dataset.shape, dataset.dtypes[0])
+    if (corner := is_window_of(source, target)) is not None:
+        return _paste(dataset, corner, target.shape)
+
+    def read(rows: slice, cols: slice) -> NDArray[Any]:
+        return dataset.read(1, window=Window.from_slices(rows, cols))
+
+    return resample(read, source, target, resampling)
 
 
-def _aligned_window(dataset: DatasetReader, crs: CRS, transform: Affine, shape: tuple[int, int]) -> Window | None:
-    """The window of the dataset that is the grid, if they share CRS, resolution and pixel corners."""
-    if dataset.crs != crs:
-        return None
-    step = ~dataset.transform * transform
-    col, row = step.c, step.f
-    same = max(abs(step.a - 1), abs(step.e - 1), abs(step.b), abs(step.d)) * max(shape) < 1e-3
-    if not same or max(abs(col - round(col)), abs(row - round(row))) > 1e-3:
-        return None
-    return Window(round(col), round(row), shape[1], shape[0])
-
-
-def _paste(dataset: DatasetReader, window: Window) -> NDArray[Any]:
+def _paste(dataset: DatasetReader, corner: tuple[int, int], shape: tuple[int, int]) -> NDArray[Any]:
     """Read a window that may reach beyond the dataset; 0 outside."""
-    out = np.zeros((int(window.height), int(window.width)), dataset.dtypes[0])
-    whole = Window(0, 0, dataset.width, dataset.height)
-    if not intersect(window, whole):
-        return out
-    inside = intersection(window, whole)
-    row, col = int(inside.row_off - window.row_off), int(inside.col_off - window.col_off)
-    out[row : row + int(inside.height), col : col + int(inside.width)] = dataset.read(1, window=inside)
+    (row, col), (height, width) = corner, shape
+    out = np.zeros(shape, dataset.dtypes[0])
+    rows = slice(max(0, row), min(dataset.height, row + height))
+    cols = slice(max(0, col), min(dataset.width, col + width))
+    if rows.start < rows.stop and cols.start < cols.stop:
+        inside = out[rows.start - row : rows.stop - row, cols.start - col : cols.stop - col]
+        inside[...] = dataset.read(1, window=Window.from_slices(rows, cols))
     return out
 
 
-def _source_window(dataset: DatasetReader, crs: CRS, transform: Affine, shape: tuple[int, int]) -> Window | None:
-    """The part of the dataset that the grid can touch, or None."""
-    height, width = shape
-    left, top = transform.c, transform.f
-    right, bottom = left + width * transform.a, top + height * transform.e
-    raw = from_bounds(*_bounds_in(dataset.crs, crs, (left, bottom, right, top)), dataset.transform)
-    pad = math.ceil(_MARGIN_PX * max(1.0, raw.width / width, raw.height / height))
-    first_col, first_row = math.floor(raw.col_off) - pad, math.floor(raw.row_off) - pad
-    last_col, last_row = math.ceil(raw.col_off + raw.width) + pad, math.ceil(raw.row_off + raw.height) + pad
-    window = Window(first_col, first_row, last_col - first_col, last_row - first_row)
-    whole = Window(0, 0, dataset.width, dataset.height)
-    return intersection(window, whole) if intersect(window, whole) else None
-
-
-def _kernel_scale(dataset: DatasetReader, crs: CRS, transform: Affine, shape: tuple[int, int]) -> dict[str, str]:
-    """GDAL's XSCALE and YSCALE: below 1 the kernel widens to average what a coarser grid skips.
-
-    GDAL guesses them from the bounding box of each block, which a rotation between two CRS inflates: a grid of the same
-    resolution came out blurred, differently in every block, at half the speed.
-    """
-    size = abs(transform.a) * _metres_ratio(dataset.crs, crs, transform * (shape[1] / 2, shape[0] / 2))
-    scale = abs(dataset.transform.a) / size
-    text = "1" if scale > _SAME_RESOLUTION else f"{scale:.6f}"
-    return {"XSCALE": text, "YSCALE": text}
-
-
-@lru_cache(maxsize=256)
-def _metres_ratio(wanted: CRS, crs: CRS, at: tuple[float, float]) -> float:
-    """How long a unit of one CRS is in units of another, at a place: the root of the ratio of areas."""
-    step = 1.0 if crs.is_projected else 1e-5
-    x, y = transform_points(crs, wanted, [at[0], at[0] + step, at[0]], [at[1], at[1], at[1] + step])
-    area = (x[1] - x[0]) * (y[2] - y[0]) - (x[2] - x[0]) * (y[1] - y[0])
-    return math.sqrt(abs(area)) / step
-
-
-@lru_cache(maxsize=256)
-def _bounds_in(wanted: CRS, crs: CRS, bounds: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """Bounds in another CRS; cached, because it costs 20 ms and all bands of all scenes of a tile ask the same."""
-    return tuple(transform_bounds(crs, wanted, *bounds, densify_pts=64))
+@lru_cache(maxsize=64)
+def _crs_text(crs: CRS) -> str:
+    """A CRS as its code where it has one, else as WKT: what is compared and kept in caches."""
+    code = crs.to_epsg()
+    return f"EPSG:{code}" if code else str(crs.to_wkt())
 
 
 class SceneReader:
