@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -20,7 +20,8 @@ from geoflow.imagery.catalog import Catalog
 from geoflow.imagery.clearmask import SCL_MASKED, clear_mask
 from geoflow.imagery.items import Item, items_on, sensed
 from geoflow.imagery.kernels import median_composite
-from geoflow.imagery.load import Loader, load_cube, load_scl
+from geoflow.imagery.load import Loader, Reading, load_cube, load_scl
+from geoflow.imagery.read import ReadLog
 from geoflow.inputs import NODATA, UNIT
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class CompositeOptions:
         Clouds and shadows narrower than this get no margin, see `clear_mask`.
     method : "median"
     loader : "stackstac" or "odc-stac"
+    reading : Reading
+        Resampling, fusing of scenes, attempts and timeouts.
     """
 
     periods: tuple[Period, ...]
@@ -72,6 +75,7 @@ class CompositeOptions:
     speck_m: float = 50.0
     method: Method = "median"
     loader: Loader = "stackstac"
+    reading: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
         names = [period.name for period in self.periods]
@@ -90,7 +94,9 @@ class CompositeOptions:
                 raise CatalogError(f"{name} {value!r} is not known; it is one of {', '.join(accepted)}")
 
 
-def composite_tile(items: Sequence[Item], geobox: GeoBox, options: CompositeOptions, catalog: Catalog) -> xr.Dataset:
+def composite_tile(
+    items: Sequence[Item], geobox: GeoBox, options: CompositeOptions, catalog: Catalog, log: ReadLog | None = None
+) -> xr.Dataset:
     """Composites of all periods on a GeoBox, lazily.
 
     Parameters
@@ -98,6 +104,8 @@ def composite_tile(items: Sequence[Item], geobox: GeoBox, options: CompositeOpti
     items : sequence of dict
         Frozen items of any dates and places; each period takes those that it holds and that meet the GeoBox.
     geobox : GeoBox
+    log : ReadLog, optional
+        Told about reads that failed or had to be tried again.
 
     Returns
     -------
@@ -115,7 +123,7 @@ def composite_tile(items: Sequence[Item], geobox: GeoBox, options: CompositeOpti
     from odc.geo.xr import xr_coords
 
     catalog.check_bands(options.bands)
-    parts = [_composite_period(items, geobox, period, options, catalog) for period in options.periods]
+    parts = [_composite_period(items, geobox, period, options, catalog, log) for period in options.periods]
     period = xr.Variable("period", np.array([p.name for p in options.periods]))
     reflectance = xr.concat([p[0] for p in parts], dim="period").assign_coords(period=period)
     clear = xr.concat([p[1] for p in parts], dim="period").assign_coords(period=period)
@@ -128,7 +136,12 @@ def composite_tile(items: Sequence[Item], geobox: GeoBox, options: CompositeOpti
 
 
 def _composite_period(
-    items: Sequence[Item], geobox: GeoBox, period: Period, options: CompositeOptions, catalog: Catalog
+    items: Sequence[Item],
+    geobox: GeoBox,
+    period: Period,
+    options: CompositeOptions,
+    catalog: Catalog,
+    log: ReadLog | None,
 ) -> tuple[xr.DataArray, xr.DataArray]:
     """(reflectance (band, y, x), clear (y, x)) of one period."""
     import xarray as xr
@@ -137,8 +150,8 @@ def _composite_period(
     if not chosen:
         return _nothing(geobox, options.bands)
     chunks = {"time": -1, "band": 1, "y": 2048, "x": 2048}
-    cube = load_cube(chosen, geobox, options.bands, catalog, chunks, options.loader)
-    clear = _clear(chosen, geobox, options, catalog, cube.chunksizes)
+    cube = load_cube(chosen, geobox, options.bands, catalog, chunks, options.loader, options.reading, log)
+    clear = _clear(chosen, geobox, options, catalog, cube.chunksizes, log)
     median, count = xr.apply_ufunc(
         _median_last,
         cube,
@@ -160,7 +173,12 @@ def _median_last(cube: NDArray[Any], clear: NDArray[Any]) -> tuple[NDArray[Any],
 
 
 def _clear(
-    items: Sequence[Item], geobox: GeoBox, options: CompositeOptions, catalog: Catalog, chunks: Any
+    items: Sequence[Item],
+    geobox: GeoBox,
+    options: CompositeOptions,
+    catalog: Catalog,
+    chunks: Any,
+    log: ReadLog | None,
 ) -> xr.DataArray:
     """Clear mask, dims (time, y, x), chunked as the cube.
 
@@ -176,7 +194,7 @@ def _clear(
         widened = [first + pad, *rest]
         widened[-1] += pad
         sizes[dim] = tuple(widened)
-    scl = load_scl(items, padded, catalog, sizes, options.loader)
+    scl = load_scl(items, padded, catalog, sizes, options.loader, options.reading, log)
     data = scl.data.map_overlap(
         clear_mask,
         depth={0: 0, 1: pad, 2: pad},

@@ -187,7 +187,7 @@ def _dark_pixel_test(item: Item, catalog: Catalog) -> tuple[str, int | None, int
 
 def _thinned(item: Item, band: str, catalog: Catalog) -> NDArray[Any]:
     """The whole scene in one band at `_SAMPLE_PX` pixels a side, from the overviews where there are any."""
-    from geoflow.imagery.read import open_scene
+    from geoflow.imagery.read import Access, SceneFile, read_file
 
-    with open_scene(asset_href(item, band, catalog), item["id"], band, catalog) as dataset:
-        return dataset.read(1, out_shape=(_SAMPLE_PX, _SAMPLE_PX))
+    file = SceneFile(asset_href(item, band, catalog), item["id"], band)
+    return read_file(file, Access.of(catalog), lambda dataset: dataset.read(1, out_shape=(_SAMPLE_PX, _SAMPLE_PX)))

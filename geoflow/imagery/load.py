@@ -8,19 +8,25 @@ both read through `geoflow.imagery.read`, so that a pixel does not depend on the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from geoflow.errors import CatalogError, GridError
 from geoflow.imagery.catalog import Catalog
 from geoflow.imagery.harmonise import offset_of, to_reflectance
-from geoflow.imagery.items import Item, asset_href, items_on, sensed
+from geoflow.imagery.items import Item, asset_href, granule_of, items_on, sensed
+from geoflow.imagery.read import Access, ReadLog
+from geoflow.imagery.resample import Resampling
 from geoflow.inputs import NODATA, UNIT
 
 if TYPE_CHECKING:
+    import dask.array as da
     import xarray as xr
 
 Loader = Literal["stackstac", "odc-stac"]
@@ -30,6 +36,57 @@ _DIMS = ("time", "band", "y", "x")
 _DEFAULT_CHUNKS: dict[str, int | tuple[int, ...]] = {"time": 1, "band": 1, "y": 2048, "x": 2048}
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How scenes are read onto a grid.
+
+    Parameters
+    ----------
+    resampling : "nearest", "bilinear" or "cubic"
+        Of reflectance, where a scene's pixels are not the grid's; the scene classification is always nearest.
+    fuse : bool
+        Scenes of one datatake (one pass of one satellite, cut into tiles that overlap) become one time step: a pixel is
+        that of the first of them that has data. Otherwise each scene is a time step of its own.
+    attempts : int
+        How often a remote file is tried.
+    timeout_s : float
+        Seconds that one request may take.
+
+    Raises
+    ------
+    CatalogError
+        If a value is not one of these.
+    """
+
+    resampling: Resampling = "bilinear"
+    fuse: bool = True
+    attempts: int = 3
+    timeout_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.resampling not in get_args(Resampling):
+            known = ", ".join(get_args(Resampling))
+            raise CatalogError(f"resampling {self.resampling!r} is not known; it is one of {known}")
+        if self.attempts < 1 or not 0 < self.timeout_s < float("inf"):
+            raise CatalogError(f"{self.attempts} attempts of {self.timeout_s} s: there must be one of some length")
+
+
+@dataclass(frozen=True)
+class _Request:
+    """Everything that a loader is told: one link for each scene and band, in order, and how to read it."""
+
+    links: tuple[Mapping[str, str], ...]
+    names: Mapping[str, tuple[str, str]]
+    times: tuple[Any, ...]
+    geobox: GeoBox
+    bands: tuple[str, ...]
+    chunks: Mapping[str, Any]
+    dtype: np.dtype[Any]
+    resampling: Resampling
+    access: Access
+    log: ReadLog | None
+
+
 def load_cube(
     items: Sequence[Item],
     geobox: GeoBox,
@@ -37,6 +94,8 @@ def load_cube(
     catalog: Catalog,
     chunks: Chunks | None = None,
     loader: Loader = "stackstac",
+    reading: Reading = Reading(),
+    log: ReadLog | None = None,
 ) -> xr.DataArray:
     """Reflectance of scenes on a GeoBox, lazily.
 
@@ -46,36 +105,43 @@ def load_cube(
         Frozen items, as `geoflow.imagery.search.search` returns them. Those that do not meet the GeoBox are left out.
         Where an item carries no offset decision yet, one is made now, which reads a little of it.
     geobox : GeoBox
-        The grid of the result. stackstac needs a CRS with an EPSG code.
+        The grid of the result, north up. stackstac needs a CRS with an EPSG code.
     bands : sequence of str
         Band names such as ``B04``, in the order of the result.
     chunks : mapping, optional
-        Chunk sizes by dimension (an int, -1 for all, or a tuple of sizes); by default one scene, one band, 2048 pixels.
+        Chunk sizes by dimension (an int, -1 for all, or a tuple of sizes); by default one time step, one band, 2048
+        pixels. A pixel does not depend on them.
     loader : "stackstac" or "odc-stac"
+    reading : Reading
+        Resampling, fusing of scenes, attempts and timeouts.
+    log : ReadLog, optional
+        Told about reads that failed or had to be tried again, when the cube is computed.
 
     Returns
     -------
     DataArray, int16, dims (time, band, y, x)
-        Reflectance x 10000, offset applied, nodata -32768; bilinear where a scene's pixels are not the grid's. One time
-        step a scene, in order of the items; two scenes may share a time. Lies on ``geobox`` exactly.
+        Reflectance x 10000, offset applied, nodata -32768. One time step a datatake (see `time_steps`), at the time of
+        its first scene; two may share a time. Lies on ``geobox`` exactly.
 
     Raises
     ------
     CatalogError
         If the catalog lacks a band or no item meets the GeoBox.
     SceneError
-        If an item lacks an asset; on computing, if a file cannot be read.
+        If an item lacks an asset; on computing, `geoflow.imagery.read.ReadError` if a file cannot be read.
     """
     import xarray as xr
 
     catalog.check_bands(bands)
     near = _near(items, geobox)
-    raw = _load(near, geobox, bands, catalog, chunks, loader, np.dtype(np.uint16), "bilinear")
-    add = xr.DataArray([offset_of(item, catalog) for item in near], dims="time")
-    if raw.chunks is not None:
-        add = add.chunk(time=raw.chunksizes["time"])
-    cube = xr.apply_ufunc(_harmonise, raw, add, dask="parallelized", output_dtypes=[np.int16])
-    return _described(cube.transpose(*_DIMS), geobox, units=UNIT, nodata=NODATA, long_name="surface reflectance")
+    steps = time_steps(near, reading.fuse)
+    ordered = [near[i] for step in steps for i in step]
+    sizes = _sizes(chunks, len(steps))
+    raw = _load(ordered, steps, geobox, bands, catalog, sizes, loader, reading, log)
+    add = xr.DataArray([offset_of(item, catalog) for item in ordered], dims="time").chunk(time=raw.chunksizes["time"])
+    cube = xr.apply_ufunc(_harmonise, raw, add, dask="parallelized", output_dtypes=[np.int16]).transpose(*_DIMS)
+    cube = _fused(cube, steps, sizes["time"], NODATA)
+    return _described(cube, geobox, units=UNIT, nodata=NODATA, long_name="surface reflectance")
 
 
 def load_scl(
@@ -84,10 +150,12 @@ def load_scl(
     catalog: Catalog,
     chunks: Chunks | None = None,
     loader: Loader = "stackstac",
+    reading: Reading = Reading(),
+    log: ReadLog | None = None,
 ) -> xr.DataArray:
     """Scene classification of scenes on a GeoBox, lazily.
 
-    Takes the arguments of `load_cube`, and orders and filters the items as it does.
+    Takes the arguments of `load_cube`, and orders, filters and fuses the items as it does.
 
     Returns
     -------
@@ -100,9 +168,30 @@ def load_scl(
         As `load_cube`.
     """
     near = _near(items, geobox)
-    raw = _load(near, geobox, ("SCL",), catalog, chunks, loader, np.dtype(np.uint8), "nearest")
-    scl = raw.isel(band=0, drop=True).transpose("time", "y", "x")
+    steps = time_steps(near, reading.fuse)
+    ordered = [near[i] for step in steps for i in step]
+    sizes = _sizes(chunks, len(steps))
+    raw = _load(ordered, steps, geobox, ("SCL",), catalog, sizes, loader, replace(reading, resampling="nearest"), log)
+    scl = _fused(raw.isel(band=0, drop=True).transpose("time", "y", "x"), steps, sizes["time"], 0)
     return _described(scl, geobox, nodata=0, long_name="scene classification")
+
+
+def time_steps(items: Sequence[Item], fuse: bool = True) -> tuple[tuple[int, ...], ...]:
+    """The time steps of a cube, each as the positions of its items, of which an earlier one goes before a later one.
+
+    Parameters
+    ----------
+    items : sequence of dict
+        Those that meet the grid, see `geoflow.imagery.items.items_on`.
+    fuse : bool
+        Items of one datatake make one step; the steps are in order of their first items. Else each item is a step.
+    """
+    if not fuse:
+        return tuple((i,) for i in range(len(items)))
+    takes: dict[str, list[int]] = {}
+    for i, item in enumerate(items):
+        takes.setdefault(granule_of(item)[0], []).append(i)
+    return tuple(tuple(members) for members in takes.values())
 
 
 def _near(items: Sequence[Item], geobox: GeoBox) -> tuple[Item, ...]:
@@ -112,54 +201,112 @@ def _near(items: Sequence[Item], geobox: GeoBox) -> tuple[Item, ...]:
     return near
 
 
+def _sizes(chunks: Chunks | None, steps: int) -> dict[str, Any]:
+    """Chunk sizes of every dimension, those of time as a tuple."""
+    import dask.array as da
+
+    unknown = set(chunks or ()) - set(_DIMS)
+    if unknown:
+        raise GridError(f"chunks for {', '.join(sorted(unknown))}: the dimensions are {', '.join(_DIMS)}")
+    sizes: dict[str, Any] = {**_DEFAULT_CHUNKS, **(chunks or {})}
+    sizes["time"] = da.core.normalize_chunks((sizes["time"],), (steps,))[0]
+    return sizes
+
+
 def _harmonise(dn: np.ndarray, add: np.ndarray) -> np.ndarray:
-    """`to_reflectance` over leading time steps: dn (..., with time where ``add`` has it)."""
+    """`to_reflectance` over leading time steps: dn (time, ...), add (time, 1, ...)."""
     out = np.empty(dn.shape, np.int16)
     for step, value in enumerate(np.broadcast_to(add, (dn.shape[0], *add.shape[1:])).reshape(dn.shape[0], -1)[:, 0]):
         out[step] = to_reflectance(dn[step], int(value))
     return out
 
 
+def _fused(array: xr.DataArray, steps: Sequence[Sequence[int]], sizes: tuple[int, ...], nodata: int) -> xr.DataArray:
+    """Scenes to time steps; the array's chunks hold the scenes of so many whole steps each."""
+    import dask.array as da
+
+    counts = [len(step) for step in steps]
+    if max(counts) == 1:
+        return array
+    parts, first = [], 0
+    for start, stop in pairwise([0, *np.cumsum(sizes).tolist()]):
+        part = array.data[first : first + sum(counts[start:stop])]
+        first += part.shape[0]
+        if max(counts[start:stop]) > 1:
+            shape = ((stop - start,), *part.chunks[1:])
+            kinds = {"dtype": array.dtype, "meta": np.empty((0,) * array.ndim, array.dtype)}
+            part = part.map_blocks(first_valid, counts=tuple(counts[start:stop]), nodata=nodata, chunks=shape, **kinds)
+        parts.append(part)
+    firsts = np.cumsum([0, *counts[:-1]])
+    return array.isel(time=firsts).copy(data=da.concatenate(parts))
+
+
+def first_valid(scenes: NDArray[Any], counts: Sequence[int], nodata: int) -> NDArray[Any]:
+    """Scenes fused into time steps.
+
+    Parameters
+    ----------
+    scenes : array, dims (scene, ...)
+    counts : sequence of int
+        Scenes of each step, in order.
+    nodata : int
+
+    Returns
+    -------
+    array of the same dtype, dims (step, ...)
+        The value of the first scene of the step that has one, else nodata.
+    """
+    out = np.empty((len(counts), *scenes.shape[1:]), scenes.dtype)
+    first = 0
+    for step, count in enumerate(counts):
+        out[step] = scenes[first]
+        for following in scenes[first + 1 : first + count]:
+            np.copyto(out[step], following, where=out[step] == nodata)
+        first += count
+    return out
+
+
 def _load(
     items: Sequence[Item],
+    steps: Sequence[Sequence[int]],
     geobox: GeoBox,
     bands: Sequence[str],
     catalog: Catalog,
-    chunks: Chunks | None,
+    sizes: Mapping[str, Any],
     loader: str,
-    dtype: np.dtype[Any],
-    resampling: str,
+    reading: Reading,
+    log: ReadLog | None,
 ) -> xr.DataArray:
-    """Digital numbers, dims (time, band, y, x), 0 where there is no data, without attributes."""
+    """Digital numbers, dims (time, band, y, x), one time for each scene, 0 where there is no data, no attributes."""
     if loader not in get_args(Loader):
         raise CatalogError(f"loader {loader!r} is not known; it is one of {', '.join(get_args(Loader))}")
-    unknown = set(chunks or ()) - set(_DIMS)
-    if unknown:
-        raise GridError(f"chunks for {', '.join(sorted(unknown))}: the dimensions are {', '.join(_DIMS)}")
-    links = [{band: asset_href(item, band, catalog) for band in bands} for item in items]
-    names = {links[i][band]: (items[i]["id"], band) for i in range(len(items)) for band in bands}
-    sizes = {**_DEFAULT_CHUNKS, **(chunks or {})}
-    load = _load_stackstac if loader == "stackstac" else _load_odc
-    times = [sensed(item) for item in items]
-    return load(links, times, geobox, tuple(bands), names, catalog, sizes, dtype, resampling)
+    links = tuple({band: asset_href(item, band, catalog) for band in bands} for item in items)
+    counts = np.cumsum([0, *(len(step) for step in steps)])
+    ends = np.cumsum([0, *sizes["time"]])
+    of_scenes = tuple(int(counts[b] - counts[a]) for a, b in pairwise(ends))
+    request = _Request(
+        links=links,
+        names={links[i][band]: (items[i]["id"], band) for i in range(len(items)) for band in bands},
+        times=tuple(sensed(item) for item in items),
+        geobox=geobox,
+        bands=tuple(bands),
+        chunks={**sizes, "time": of_scenes},
+        dtype=np.dtype(np.uint8 if tuple(bands) == ("SCL",) else np.uint16),
+        resampling=reading.resampling,
+        access=Access.of(catalog, reading.attempts, reading.timeout_s),
+        log=log,
+    )
+    data = _load_stackstac(request) if loader == "stackstac" else _load_odc(request)
+    return _dressed(data, request.times, request.bands)
 
 
-def _load_stackstac(
-    links: Sequence[Mapping[str, str]],
-    times: Sequence[Any],
-    geobox: GeoBox,
-    bands: tuple[str, ...],
-    names: Mapping[str, tuple[str, str]],
-    catalog: Catalog,
-    chunks: Mapping[str, Any],
-    dtype: np.dtype[Any],
-    resampling: str,
-) -> xr.DataArray:
+def _load_stackstac(request: _Request) -> da.Array:
     import stackstac
-    from rasterio.enums import Resampling
+    from rasterio.enums import Resampling as GdalResampling
 
     from geoflow.imagery.read import SceneReader
 
+    geobox = request.geobox
     epsg = None if geobox.crs is None else geobox.crs.epsg
     if epsg is None:
         raise GridError(f"the stackstac loader needs a CRS with an EPSG code, not {geobox.crs}; use loader odc-stac")
@@ -173,74 +320,68 @@ def _load_stackstac(
             "properties": {"datetime": time.isoformat(), "proj:epsg": epsg, "proj:bbox": bounds},
             "assets": {band: {"href": href} for band, href in hrefs.items()},
         }
-        for number, (hrefs, time) in enumerate(zip(links, times, strict=True))
+        for number, (hrefs, time) in enumerate(zip(request.links, request.times, strict=True))
     ]
     stack = stackstac.stack(
         stand_ins,
-        assets=list(bands),
+        assets=list(request.bands),
         epsg=epsg,
         resolution=(geobox.transform.a, -geobox.transform.e),
         bounds=bounds,
         snap_bounds=False,
-        resampling=Resampling[resampling],
-        chunksize=tuple(chunks[dim] for dim in _DIMS),
-        dtype=dtype,
-        fill_value=dtype.type(0),
+        resampling=GdalResampling[request.resampling],
+        chunksize=tuple(request.chunks[dim] for dim in _DIMS),
+        dtype=request.dtype,
+        fill_value=request.dtype.type(0),
         rescale=False,
         sortby_date=False,
         xy_coords=False,
         properties=False,
         band_coords=False,
         errors_as_nodata=(),
-        reader=partial(SceneReader, names=dict(names), signing=catalog.signing, gdal=dict(catalog.gdal)),
+        reader=partial(SceneReader, names=dict(request.names), access=request.access, log=request.log),
     )
-    expected = (len(links), len(bands), geobox.shape.y, geobox.shape.x)
+    expected = (len(request.links), len(request.bands), geobox.shape.y, geobox.shape.x)
     if stack.shape != expected:
         raise GridError(f"stackstac made a cube of {stack.shape} instead of {expected} for {geobox}")
-    return _dressed(stack.data, times, bands, geobox)
+    return stack.data
 
 
-def _load_odc(
-    links: Sequence[Mapping[str, str]],
-    times: Sequence[Any],
-    geobox: GeoBox,
-    bands: tuple[str, ...],
-    names: Mapping[str, tuple[str, str]],
-    catalog: Catalog,
-    chunks: Mapping[str, Any],
-    dtype: np.dtype[Any],
-    resampling: str,
-) -> xr.DataArray:
+def _load_odc(request: _Request) -> da.Array:
     import dask.array as da
     import odc.stac
 
     from geoflow.imagery.odcdriver import SceneDriver, stand_in
 
-    driver = SceneDriver(names=dict(names), signing=catalog.signing, gdal=dict(catalog.gdal), resampling=resampling)
-    items = [stand_in(str(n), time, hrefs, geobox) for n, (hrefs, time) in enumerate(zip(links, times, strict=True))]
+    geobox, chunks = request.geobox, request.chunks
+    driver = SceneDriver(dict(request.names), request.access, request.resampling, request.log)
+    items = [
+        stand_in(str(n), time, hrefs, geobox)
+        for n, (hrefs, time) in enumerate(zip(request.links, request.times, strict=True))
+    ]
     size = {dim: chunks[dim] if isinstance(chunks[dim], int) else max(chunks[dim]) for dim in ("y", "x")}
     size = {d: n if n > 0 else max(geobox.shape) for d, n in size.items()}
     # One call a scene: odc-stac groups scenes by time or id and orders them itself; here scene and time step are one.
     cubes = [
         odc.stac.load(
             [item],
-            bands=list(bands),
+            bands=list(request.bands),
             geobox=geobox,
             groupby="id",
             chunks=size,
-            dtype=dtype.name,
+            dtype=request.dtype.name,
             nodata=0,
-            resampling=resampling,
+            resampling=request.resampling,
             fail_on_error=True,
             driver=driver,
         )
         for item in items
     ]
-    data = da.stack([da.stack([cube[band].data[0] for band in bands]) for cube in cubes])
-    return _dressed(data.rechunk(tuple(chunks[dim] for dim in _DIMS)), times, bands, geobox)
+    data = da.stack([da.stack([cube[band].data[0] for band in request.bands]) for cube in cubes])
+    return data.rechunk(tuple(chunks[dim] for dim in _DIMS))
 
 
-def _dressed(data: Any, times: Sequence[Any], bands: Sequence[str], geobox: GeoBox) -> xr.DataArray:
+def _dressed(data: Any, times: Sequence[Any], bands: Sequence[str]) -> xr.DataArray:
     """Dimensions and the coordinates of time and band."""
     import xarray as xr
 

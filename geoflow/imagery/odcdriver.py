@@ -9,49 +9,48 @@ from typing import Any
 import numpy as np
 from odc.geo.geobox import GeoBox
 from odc.loader import RioDriver
-from rasterio.crs import CRS
-from rasterio.enums import Resampling
 
-from geoflow.imagery.read import open_file, read_onto
+from geoflow.imagery.read import Access, ReadLog, SceneFile, read_file, read_onto
+from geoflow.imagery.resample import Resampling, Target
 
 
 class SceneDriver(RioDriver):
-    """Opens scenes through `open_file`: signed at the last moment, failures as `SceneError`."""
+    """Opens scenes through `read_file`: signed at the last moment, failures as `ReadError`."""
 
     def __init__(
-        self, names: Mapping[str, tuple[str, str]], signing: str, gdal: Mapping[str, str], resampling: str
+        self, names: Mapping[str, tuple[str, str]], access: Access, resampling: Resampling, log: ReadLog | None
     ) -> None:
         super().__init__()
         self._names = names
-        self._signing = signing
-        self._gdal = gdal
-        self._resampling = Resampling[resampling]
+        self._access = access
+        self._resampling = resampling
+        self._log = log
 
     def open(self, src: Any, ctx: Any) -> Any:
         """A reader of one file."""
-        scene, band = self._names[src.uri]
-        return _FileReader(src.uri, scene, band, self._signing, self._gdal, self._resampling)
+        return _FileReader(SceneFile(src.uri, *self._names[src.uri]), self._access, self._resampling, self._log)
 
 
 class _FileReader:
-    def __init__(
-        self, href: str, scene: str, band: str, signing: str, gdal: Mapping[str, str], resampling: Resampling
-    ) -> None:
-        self._open = (href, scene, band, signing, gdal)
-        self._resampling = resampling
+    def __init__(self, file: SceneFile, access: Access, resampling: Resampling, log: ReadLog | None) -> None:
+        self._file, self._access, self._resampling, self._log = file, access, resampling, log
 
     def read(
         self, cfg: Any, dst_geobox: GeoBox, *, dst: Any = None, selection: Any = None
     ) -> tuple[tuple[slice, slice], np.ndarray]:
         """(where in the grid, pixels): always the whole of ``dst_geobox``."""
         shape = (dst_geobox.shape.y, dst_geobox.shape.x)
-        crs = CRS.from_user_input(str(dst_geobox.crs))
-        with open_file(*self._open) as dataset:
-            pixels = read_onto(dataset, crs, dst_geobox.transform, shape, self._resampling)
+        target = Target(crs_text(dst_geobox.crs), dst_geobox.transform, shape)
+        pixels = read_file(self._file, self._access, lambda d: read_onto(d, target, self._resampling), self._log)
         if dst is not None:
             dst[...] = pixels
             pixels = dst
         return np.s_[0 : shape[0], 0 : shape[1]], pixels
+
+
+def crs_text(crs: Any) -> str:
+    """A CRS of odc-geo as `Target` takes it."""
+    return f"EPSG:{crs.epsg}" if crs.epsg else str(crs.to_wkt())
 
 
 def stand_in(name: str, time: datetime, hrefs: Mapping[str, str], geobox: GeoBox) -> Any:

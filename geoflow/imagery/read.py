@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
@@ -26,7 +25,7 @@ from rasterio.windows import Window
 from geoflow.errors import SceneError
 from geoflow.imagery.catalog import Catalog, is_remote
 from geoflow.imagery.resample import Resampling, Source, Target, is_window_of, resample
-from geoflow.imagery.sign import forget_tokens, sign
+from geoflow.imagery.sign import forget_token, sign
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -158,10 +157,11 @@ def read_file(file: SceneFile, access: Access, use: Callable[[DatasetReader], T]
     """
     attempts = access.attempts if is_remote(file.href) else 1
     for attempt in range(1, attempts + 1):
+        address = _address(file.href, access.signing)
         try:
             with (
                 rasterio.Env(**_options(access, fresh=attempt > 1)),
-                DatasetReader(_address(file.href, access.signing), driver=_DRIVERS, sharing=False) as dataset,
+                DatasetReader(address, driver=_DRIVERS, sharing=False) as dataset,
             ):
                 return use(dataset)
         except (RasterioError, OSError) as error:
@@ -174,13 +174,13 @@ def read_file(file: SceneFile, access: Access, use: Callable[[DatasetReader], T]
                 where = f"scene {file.scene}, band {file.band}: {_unsigned(file.href)}"
                 raise ReadError(file.scene, file.band, f"{where} cannot be read: {cause}{tried}") from error
             if _is_refusal(cause):
-                forget_tokens()
+                forget_token(address)
         time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 
 def _options(access: Access, fresh: bool) -> dict[str, Any]:
-    """GDAL's configuration. It remembers failures and half-received files, so that another attempt must be ``fresh``."""
+    """GDAL's configuration. It remembers failures and half-received files: another attempt must be ``fresh``."""
     timeouts = {
         "GDAL_HTTP_TIMEOUT": access.timeout_s,
         "GDAL_HTTP_CONNECTTIMEOUT": min(15.0, access.timeout_s),
@@ -206,7 +206,7 @@ def _may_pass(cause: str, access: Access) -> bool:
 
 
 def _is_refusal(cause: str) -> bool:
-    return any(sign in cause for sign in ("response code: 401", "response code: 403", "AccessDenied", "Forbidden"))
+    return any(word in cause for word in ("response code: 401", "response code: 403", "AccessDenied", "Forbidden"))
 
 
 def _cause(error: BaseException) -> str:
@@ -279,33 +279,29 @@ class SceneReader:
         *,
         url: str,
         spec: Any,
-        resampling: Resampling,
+        resampling: Any,
         names: Mapping[str, tuple[str, str]],
-        signing: str,
-        gdal: Mapping[str, str],
+        access: Access,
+        log: ReadLog | None,
         **_: Any,
     ) -> None:
-        self.url = url
+        self.file = SceneFile(url, *names[url])
         self.spec = spec
-        self.resampling = resampling
-        self.names = names
-        self.signing = signing
-        self.gdal = gdal
+        self.resampling: Resampling = resampling.name
+        self.access = access
+        self.log = log
 
     def read(self, window: Window, **_: Any) -> NDArray[Any]:
         """Pixels of a window of the grid, dims (y, x), 0 where there is no data.
 
         Raises
         ------
-        SceneError
+        ReadError
             If the file cannot be read.
         """
         transform = self.spec.transform * Affine.translation(window.col_off, window.row_off)
-        shape = (int(window.height), int(window.width))
-        crs = CRS.from_epsg(self.spec.epsg)
-        scene, band = self.names[self.url]
-        with open_file(self.url, scene, band, self.signing, self.gdal) as dataset:
-            return read_onto(dataset, crs, transform, shape, self.resampling)
+        target = Target(f"EPSG:{self.spec.epsg}", transform, (int(window.height), int(window.width)))
+        return read_file(self.file, self.access, lambda d: read_onto(d, target, self.resampling), self.log)
 
     def close(self) -> None:
         """Nothing stays open between reads."""

@@ -213,9 +213,7 @@ def _nodes(
     """(u, v) of the nodes; rows and columns as (first, last, fraction of a pixel, size of a pixel)."""
     from pyproj import Transformer
 
-    y, x = (
-        (np.arange(first, last + 1) * step + fraction) * size for first, last, fraction, size in (rows, cols)
-    )
+    y, x = ((np.arange(first, last + 1) * step + fraction) * size for first, last, fraction, size in (rows, cols))
     x, y = np.meshgrid(x, y)
     if not _same_crs(source.crs, crs):
         x, y = Transformer.from_crs(crs, source.crs, always_xy=True).transform(x, y)
@@ -273,9 +271,7 @@ def _between(nodes: Any, row: int, col: int, down: float) -> tuple[float, float]
 
 
 @numba.njit(cache=True, nogil=True)
-def _nearest(
-    pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: int, step: int, out: Any
-) -> None:
+def _nearest(pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: int, step: int, out: Any) -> None:
     height, width = out.shape
     rows, cols = pixels.shape
     for y in range(height):
@@ -318,9 +314,7 @@ def _mixed(pixels: Any, row: int, col: int, right: float, below: float) -> float
 
 
 @numba.njit(cache=True, nogil=True)
-def _bilinear(
-    pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: int, step: int, out: Any
-) -> None:
+def _bilinear(pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: int, step: int, out: Any) -> None:
     height, width = out.shape
     rows, cols = pixels.shape
     for y in range(height):
@@ -366,9 +360,7 @@ def _keys(t: float) -> tuple[float, float, float, float]:
 
 
 @numba.njit(cache=True, nogil=True)
-def _cubic(
-    pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: int, step: int, out: Any
-) -> None:
+def _cubic(pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: int, step: int, out: Any) -> None:
     height, width = out.shape
     rows, cols = pixels.shape
     largest = 255 if pixels.itemsize == 1 else 65535

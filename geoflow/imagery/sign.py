@@ -47,6 +47,14 @@ def sign(href: str, signing: str) -> str:
     return f"{href}?{_token(os.environ.get('PC_SDK_SAS_URL', _TOKEN_URL), f'{account}/{container}')}"
 
 
+def forget_token(address: str) -> None:
+    """Ask for a new token next time, because the one in this address was refused (it may end before it said)."""
+    with _lock:
+        for key, (token, _) in list(_tokens.items()):
+            if address.endswith(token):
+                del _tokens[key]
+
+
 def _token(service: str, container: str) -> str:
     with _lock:  # one thread asks, the others wait for its answer
         token, expires = _tokens.get((service, container), ("", 0.0))
