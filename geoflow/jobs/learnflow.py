@@ -23,7 +23,7 @@ from geoflow.store.receipts import digest
 from geoflow.store.zarr import describe_grid
 
 VERSIONS = {
-    "imagery": 1,
+    "imagery": 2,
     "labels": 1,
     "patches": 1,
     "classifier": 1,
