@@ -1,17 +1,17 @@
 """Class polygons and class rasters onto a GeoBox, exact to the pixel.
 
 A pixel takes the class that its centre lies in. Tiles read and rasterised one by one give the same pixels as the whole
-country at once: polygons are never clipped, and their vertices are rounded to 1/1024 of a pixel in pixel coordinates,
-so that an edge through a pixel centre is decided alike whichever tile asks.
+country at once: polygons are never clipped, and what lies where is decided in whole numbers (`labels/scanline.py`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
-import rasterio.features
 import xarray as xr
 from affine import Affine
 from numpy.typing import NDArray
@@ -23,17 +23,39 @@ from rasterio.errors import RasterioIOError
 from rasterio.vrt import WarpedVRT
 
 from geoflow.errors import LabelError
+from geoflow.labels.borders import CAP_M, border_distance, halo_px
 from geoflow.labels.coding import as_integers, raster_codes, value_codes
 from geoflow.labels.features import read_features
+from geoflow.labels.scanline import Outlines, fill, outlines
 from geoflow.labels.source import LabelSource, inspect_labels, transformer, wkt_of
 from geoflow.legends import NODATA_CODE, Legend
 from geoflow.legends import legend as find_legend
 
-_SNAP = 1024.0
 # Sampling a raster, a pixel centre may lie exactly between two source pixels, where rounding would decide by the tile
 # that asks: all centres move a hair to the south-east. GDAL interpolates coordinates along a row, with far less error.
 _NUDGE_PX, _TOLERANCE_PX = 1e-4, 1e-6
 _POLYGONS = (3, 6)  # shapely's type ids of Polygon and MultiPolygon
+# A straight line of one CRS is a curve in another. Pieces of this length leave it by centimetres at most.
+_PIECE_M, _PIECE_DEGREES = 1000.0, 0.01
+
+
+@dataclass(frozen=True)
+class LabelTile:
+    """Labels of one tile, with what a reader must know to trust them.
+
+    Attributes
+    ----------
+    codes : array of ``legend.dtype(legend.deepest)``, dims (y, x)
+        0 is nodata.
+    border_m : int16 array, dims (y, x)
+        Metres from the pixel's centre to the nearest class border, at most ``cap_m``; see `geoflow.labels.borders`.
+    overlap_px : int
+        Pixels that several polygons claim. The smallest of these has each.
+    """
+
+    codes: NDArray[np.unsignedinteger[Any]]
+    border_m: NDArray[np.int16]
+    overlap_px: int
 
 
 def load_labels(
@@ -66,55 +88,72 @@ def load_labels(
         If the source cannot be read or understood, or a value met is not in the legend.
     """
     legend = find_legend(legend) if isinstance(legend, str | Path) else legend
-    if not geobox.axis_aligned:
-        raise LabelError("labels are put on north-up grids only, and this GeoBox is rotated")
-    found = inspect_labels(source, legend, column)
-    codes = _from_raster(found, geobox, legend) if found.kind == "raster" else _from_vector(found, geobox, legend)
+    codes, _ = _rasterised(source, geobox, legend, column)
     labels = wrap_xr(codes, geobox, nodata=NODATA_CODE)
     labels.name = "labels"
     return labels.assign_attrs(legend.flags(legend.deepest))
 
 
-def burn(
-    polygons: NDArray[np.object_], codes: NDArray[np.unsignedinteger], shape: tuple[int, int]
-) -> NDArray[np.unsignedinteger]:
-    """Polygons in pixel coordinates onto an array; later ones win.
+def load_label_tile(
+    source: str | Path | LabelSource, geobox: GeoBox, legend: Legend, column: str | None = None, cap_m: int = CAP_M
+) -> LabelTile:
+    """As `load_labels`, with the distance to the nearest class border and a count of contested pixels.
 
-    Parameters
-    ----------
-    polygons : array of shapely polygons
-        x is the column, y the row; (0.5, 0.5) is the centre of the first pixel.
-    codes : unsigned array, one a polygon
-    shape : (height, width)
+    The source is read with a margin as wide as ``cap_m``, so that the distances are those of the whole country whatever
+    the tile. Square pixels in metres are taken for granted.
 
-    Returns
-    -------
-    array of the dtype of ``codes``, dims (y, x); 0 where no polygon holds the pixel centre
+    Raises
+    ------
+    LabelError
+        See `load_labels`.
     """
-    if not len(polygons):
-        return np.full(shape, NODATA_CODE, codes.dtype)
-    pairs = zip(polygons.tolist(), codes.tolist(), strict=True)
-    return rasterio.features.rasterize(pairs, out_shape=shape, fill=NODATA_CODE, dtype=codes.dtype, all_touched=False)
+    resolution_m = float(geobox.transform.a)
+    margin = halo_px(resolution_m, cap_m)
+    codes, claims = _rasterised(source, geobox.pad(margin), legend, column)
+    inner = np.s_[margin:-margin, margin:-margin]
+    border_m = border_distance(codes, resolution_m, cap_m)[inner]
+    contested = 0 if claims is None else int((claims[inner] > 1).sum())
+    return LabelTile(np.ascontiguousarray(codes[inner]), np.ascontiguousarray(border_m), contested)
 
 
-def _from_vector(source: LabelSource, geobox: GeoBox, legend: Legend) -> NDArray[np.unsignedinteger]:
-    import shapely
+def _rasterised(
+    source: str | Path | LabelSource, geobox: GeoBox, legend: Legend, column: str | None
+) -> tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.uint8] | None]:
+    """Codes, and for polygons how many of them claim each pixel."""
+    if not geobox.axis_aligned:
+        raise LabelError("labels are put on north-up grids only, and this GeoBox is rotated")
+    found = inspect_labels(source, legend, column)
+    if found.kind == "raster":
+        return _from_raster(found, geobox, legend), None
+    return _from_vector(found, geobox, legend)
 
+
+def _from_vector(
+    source: LabelSource, geobox: GeoBox, legend: Legend
+) -> tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.uint8]]:
     fids, shapes, values = read_features(source.path, source.layer, source.column or "", source.bounds_of(geobox))
     kept = np.array([shape is not None and not shape.is_empty for shape in shapes], bool)
-    fids, shapes, values = fids[kept], _polygons(shapes[kept], source), values[kept]
+    fids, shapes, values = fids[kept], valid_polygons(shapes[kept], source.path), values[kept]
     codes = value_codes(values, legend, source.where, source.coding)
-    order = np.lexsort((fids, -shapely.area(shapes)))
-    return burn(_to_pixels(shapes[order], source, geobox), codes[order], (geobox.shape.y, geobox.shape.x))
+    order = drawing_order(fids, shapes)
+    return fill(on_grid(shapes[order], source.crs, geobox, source.path), codes[order], (geobox.shape.y, geobox.shape.x))
 
 
-def _polygons(shapes: NDArray[np.object_], source: LabelSource) -> NDArray[np.object_]:
+def drawing_order(fids: NDArray[np.integer[Any]], shapes: NDArray[np.object_]) -> NDArray[np.intp]:
+    """In which order polygons are drawn: the largest first, of equals the earlier one, so that the smaller one wins."""
+    import shapely
+
+    return np.lexsort((fids, -shapely.area(shapes)))
+
+
+def valid_polygons(shapes: NDArray[np.object_], where: str) -> NDArray[np.object_]:
     """Valid polygons; what is left of a repaired one beside its areas (lines, points) is dropped."""
     import shapely
 
     if not np.isin(shapely.get_type_id(shapes), _POLYGONS).all():
-        raise LabelError(f"{source.path}: holds lines or points where polygons are needed")
-    shapes = shapely.force_2d(shapes)
+        raise LabelError(f"{where}: holds lines or points where polygons are needed")
+    if shapely.has_z(shapes).any():
+        shapes = shapely.force_2d(shapes)
     invalid = ~shapely.is_valid(shapes)
     for i in np.flatnonzero(invalid):
         parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(shapes[i])))
@@ -122,24 +161,28 @@ def _polygons(shapes: NDArray[np.object_], source: LabelSource) -> NDArray[np.ob
     return shapes
 
 
-def _to_pixels(shapes: NDArray[np.object_], source: LabelSource, geobox: GeoBox) -> NDArray[np.object_]:
-    """Geometries of the source in pixel coordinates of the GeoBox, rounded to 1/1024 of a pixel."""
+def on_grid(shapes: NDArray[np.object_], crs: str, geobox: GeoBox, where: str) -> Outlines:
+    """Polygons in ``crs`` on the pixels of a GeoBox; see `geoflow.labels.scanline.outlines`."""
     import shapely
 
-    affine, target = geobox.transform, CRS(wkt_of(geobox))
-    same = CRS(source.crs).equals(target, ignore_axis_order=True)
-    move = None if same else transformer(source.crs, wkt_of(geobox))
+    if CRS(crs).equals(CRS(wkt_of(geobox)), ignore_axis_order=True):
+        return outlines(shapes, geobox.transform, None, where)
+    move = transformer(crs, wkt_of(geobox))
+    piece = _PIECE_DEGREES if CRS(crs).is_geographic else _PIECE_M
+    return outlines(_in_pieces(shapes, piece), geobox.transform, move.transform, where)
 
-    def place(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        x, y = points.T if move is None else move.transform(points[:, 0], points[:, 1])
-        pixels = np.stack([(x - affine.c) / affine.a, (y - affine.f) / affine.e], axis=1)
-        if not np.isfinite(pixels).all():
-            raise LabelError(
-                f"{source.path}: a polygon reaches where {target.name} has no coordinates; clip it to the area"
-            )
-        return np.round(pixels * _SNAP) / _SNAP
 
-    return shapely.transform(shapes, place) if len(shapes) else shapes
+def _in_pieces(shapes: NDArray[np.object_], longest: float) -> NDArray[np.object_]:
+    """The same polygons with vertices added to edges that are longer than ``longest``."""
+    import shapely
+
+    points, owner = shapely.get_coordinates(shapes, return_index=True)
+    # The step from one ring to the next counts as an edge here: a polygon too many does no harm.
+    far = (np.abs(np.diff(points, axis=0)) > longest / 2**0.5).any(axis=1) & (owner[1:] == owner[:-1])
+    some = np.unique(owner[1:][far])
+    shapes = shapes.copy()
+    shapes[some] = shapely.segmentize(shapes[some], longest)
+    return shapes
 
 
 def _from_raster(source: LabelSource, geobox: GeoBox, legend: Legend) -> NDArray[np.unsignedinteger]:
