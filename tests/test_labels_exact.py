@@ -1,7 +1,6 @@
 """Which pixel a polygon holds, how many hold it, how far it lies from a border: exact, whatever the tile."""
 
 import itertools
-
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +211,20 @@ def polygons_file(path: Path, rng: np.random.Generator, crs: str) -> Path:
 def test_the_halo_is_as_wide_as_the_cap():
     assert halo_px(10.0, 1000) == 101
     assert halo_px(100.0, 1000) == 11
+
+
+# ---- what tells one source from another
+
+
+def test_a_change_in_any_file_of_a_source_is_noticed(tmp_path):
+    """A shapefile's codes lie in its .dbf, a geodatabase's in files within a folder."""
+    from geoflow.jobs.learnflow import file_stamp
+
+    for name in ("a.shp", "a.gdb", "a.gpkg"):
+        stamps = []
+        for code in ("311", "312"):
+            path = tmp_path / code / name
+            path.parent.mkdir(exist_ok=True)
+            stamps.append(file_stamp(write(path, [square(0, 0, 100, 100)], {"Code_18": [code]})))
+        assert stamps[0] != stamps[1], name
+        assert stamps[1] == file_stamp(tmp_path / "312" / name)

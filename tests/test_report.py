@@ -55,6 +55,7 @@ SUMMARY: dict[str, Any] = {
         "architecture": "unet", "encoder": "resnet18", "classes": [112, 211, 311], "parameters": 14_321_937,
         "sha256": "ab" * 32, "training": {"options": {"lr": 0.0003, "steps": 400}, "final_loss": 0.8123},
     },
+    "labels": {"name": "clc2018", "source": "clc2018.gpkg", "labelled_px": 89_340, "overlap_px": 1_207},
     "classifier": {"macro_f1": 0.512, "micro_f1": 0.701},
     "accuracy": {
         "epoch": "2018", "where": "held_out",
@@ -103,7 +104,8 @@ SUMMARY: dict[str, Any] = {
 
 SECTIONS = {
     "failures": "failed", "accuracy": "accuracy", "areas": "areas_ha", "change": "change", "stages": "stages",
-    "scenes": "scenes", "job": "config", "files": "paths", "versions": "versions", "attribution": "attribution",
+    "scenes": "scenes", "job": "config", "files": "paths", "versions": "versions", "labels": "labels",
+    "attribution": "attribution",
 }  # fmt: skip
 """Element id -> the part of the summary that it is made from."""
 
@@ -199,6 +201,7 @@ def test_numbers_are_those_of_the_summary(tmp_path: Path, corine: Legend) -> Non
     words = write(tmp_path, SUMMARY, corine).words
     for text in ("90.0\u202f%", "10.0\u202f%", "+6.1", "\u22122.1", "14\u202f321\u202f937", "0.8123", "57.8\u202f%"):
         assert text in words, text
+    assert "1\u202f207 of them lie in several polygons" in words
     assert "8\u202f934" in words  # forest in 2024
     assert "\u2212100" in words  # coniferous forest lost
     assert "+34.0" in words  # woodland-shrub, absent in 2018

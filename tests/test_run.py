@@ -83,6 +83,7 @@ def test_the_output_is_as_documented(finished):
         assert set(country[f"map/{epoch}"].data_vars) == {
                 "level1", "level2", "level3", "confidence", "margin", "second", "clear", "probabilities",
             }  # fmt: skip
+    assert set(country["labels/clc2018"].data_vars) == {"level1", "level2", "level3", "border_m"}
     assert set(country["change/2018-2024"].data_vars) == {"change", "from_code", "to_code", "confidence"}
 
 
@@ -221,6 +222,22 @@ def test_accuracy_is_that_of_the_pixels(finished, tiny_country):
         for level in (1, 2, 3):
             right = legend.to_level(truth, level)[known] == legend.to_level(mapped, level)[known]
             assert summary["accuracy"][kind][f"level{level}"] == pytest.approx(right.mean())
+
+
+def test_labels_and_distances_are_those_of_the_whole_country(finished, tiny_country):
+    """The store, put together from tiles, against the whole country at once."""
+    from geoflow.labels import load_label_tile
+
+    _, out = finished
+    stored = gf.open(out)["labels/clc2018"]
+    source = tiny_country / "corine/clc2018.gpkg"
+    whole = load_label_tile(source, stored["level3"].odc.geobox, gf.legend("corine"))
+    np.testing.assert_array_equal(stored["level3"].values, whole.codes)
+    np.testing.assert_array_equal(stored["border_m"].values, whole.border_m)
+    assert stored["border_m"].rio.nodata == -1
+    told = summary_of(out)["labels"]
+    assert told["overlap_px"] == whole.overlap_px
+    assert told["labelled_px"] == (whole.codes != 0).sum()
 
 
 def test_areas_are_counted_pixels(finished):

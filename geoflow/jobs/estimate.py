@@ -21,7 +21,7 @@ def bytes_to_write(flow: Flow) -> int:
         periods, bands = len(job.imagery.periods), len(job.imagery.bands)
         total += len(job.imagery.epochs) * periods * (2 * bands + 1)
     if job.labels:
-        total += levels
+        total += levels + 2  # and the distance to the nearest border
     if job.predict:
         classes = len(legend.codes(legend.levels[-1])) if flow.keeps_probabilities else 0
         # Besides the levels: confidence, margin, clear, and the second class.

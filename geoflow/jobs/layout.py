@@ -31,8 +31,12 @@ def imagery_group(epoch: str, coords: Mapping[str, Sequence[str]], attrs: Mappin
 
 
 def label_group(name: str, legend: Legend, source: str) -> Group:
-    """Rasterised labels."""
-    return Group(f"labels/{name}", _levels(legend), attrs={"legend": legend.name, "source": source})
+    """Rasterised labels, and how far each pixel lies from the nearest border of the deepest level's classes."""
+    from geoflow.labels.borders import BORDER_NODATA, CAP_M
+
+    far = {"long_name": f"distance to the nearest class border, {CAP_M} for {CAP_M} and more", "units": "m"}
+    variables = (*_levels(legend), Variable("border_m", "int16", BORDER_NODATA, attrs=far))
+    return Group(f"labels/{name}", variables, attrs={"legend": legend.name, "source": source})
 
 
 def map_group(epoch: str, legend: Legend, attrs: Mapping[str, Any], probabilities: Sequence[int] = ()) -> Group:

@@ -24,7 +24,7 @@ from geoflow.store.zarr import describe_grid
 
 VERSIONS = {
     "imagery": 2,
-    "labels": 1,
+    "labels": 2,
     "patches": 1,
     "classifier": 1,
     "train": 1,
@@ -158,12 +158,26 @@ _HASHED_BYTES = 2**28
 def file_stamp(path: Path) -> list[Any]:
     """What tells a file or folder from another one.
 
-    A file's content; of one too large to read at every start, its size and time of change; of a folder, its names.
+    A file's content; of one too large to read at every start, its size and time of change; of a folder, its names; of a
+    file geodatabase, those of its files. A shapefile is stamped with the files beside it that hold its codes and CRS.
     """
+    if path.suffix.lower() == ".gdb":
+        return [path.name, *(_size_and_time(entry) for entry in sorted(path.iterdir()))]
     if path.is_dir():
         return [path.name, digest(sorted(entry.name for entry in path.iterdir()))]
+    if path.suffix.lower() == ".shp":
+        beside = [path.with_suffix(suffix) for suffix in (".dbf", ".prj", ".cpg")]
+        return [_stamp_of_one(path), *(_stamp_of_one(other) for other in beside if other.exists())]
+    return _stamp_of_one(path)
+
+
+def _size_and_time(path: Path) -> list[Any]:
+    return [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+
+
+def _stamp_of_one(path: Path) -> list[Any]:
     status = path.stat()
     if status.st_size > _HASHED_BYTES:
-        return [path.name, status.st_size, status.st_mtime_ns]
+        return _size_and_time(path)
     with path.open("rb") as file:
         return [path.name, hashlib.file_digest(file, "sha256").hexdigest()]

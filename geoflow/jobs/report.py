@@ -153,6 +153,7 @@ def _context(summary: Mapping[str, Any], figures: Mapping[str, Path], root: Path
         "slowest": max((stage.get("seconds", 0) for stage in (s.get("stages") or {}).values()), default=0) or 1,
         "failed": s.get("failed") or [],
         "model": _facts((s.get("model") or {}) | (s.get("engine") or {})),
+        "labels": s.get("labels") or {},
         "classifier": _facts(s.get("classifier") or {}),
         "config": yaml.safe_dump(s["config"], sort_keys=False, allow_unicode=True) if s.get("config") else "",
         "paths": s.get("paths") or {},

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from geoflow.jobs.flow import Flow
     from geoflow.jobs.run import Run
     from geoflow.jobs.runner import Outcome
+    from geoflow.jobs.spec import Labels
 
 _PACKAGES = (
     "geoflow", "xarray", "dask", "distributed", "rioxarray", "stackstac", "odc-stac", "odc-geo", "pystac-client",
@@ -53,6 +54,8 @@ def summarise(run: Run) -> dict[str, Any]:
         "paths": {"store": "country.zarr", "receipts": "receipts", "report": "report.html", "model": "model"},
     }
     receipts = {name: outcome.receipts for name, outcome in run.outcomes.items()}
+    if receipts.get("labels") and flow.job.labels:
+        summary["labels"] = _labels(receipts["labels"].values(), flow.job.labels)
     if "classifier" in receipts and (found := receipts["classifier"].get("classifier")):
         summary["classifier"] = found["validation"]
     if "predict" in receipts:
@@ -98,6 +101,14 @@ def _attribution(flow: Flow) -> list[str]:
     if flow.job.publish and flow.job.publish.attribution:
         lines.append(flow.job.publish.attribution)
     return [line for line in lines if line]
+
+
+def _labels(receipts: Iterable[Mapping[str, Any]], section: Labels) -> dict[str, Any]:
+    """What the labels came from, how many pixels they cover, and how many of these several polygons claim."""
+    every = list(receipts)
+    labelled = sum(sum(r["counts"].values()) for r in every)
+    overlap = sum(r["overlap_px"] for r in every)
+    return {"name": section.name, "source": section.source.name, "labelled_px": labelled, "overlap_px": overlap}
 
 
 def _pixel_ha(flow: Flow) -> float:

@@ -91,7 +91,7 @@ class CompositeWork(TileWork):
 
 @dataclass(frozen=True)
 class LabelWork(TileWork):
-    """A label source to codes at every level, for one tile."""
+    """A label source to codes at every level and distances to the nearest border, for one tile."""
 
     group: str
     source: Path
@@ -99,16 +99,13 @@ class LabelWork(TileWork):
     legend: Legend
 
     def __call__(self) -> Done:
-        from geoflow.labels import load_labels
+        from geoflow.labels import load_label_tile
 
         store, tile = self.open()
-        codes = load_labels(self.source, tile.geobox, self.legend, self.column).values
-        arrays = {
-            f"level{level}": self.legend.to_level(codes, level).astype(self.legend.dtype(level))
-            for level in self.legend.levels
-        }
-        files = written(store, self.group, tile, arrays)
-        return Done({"counts": counts_of(arrays[f"level{self.legend.levels[-1]}"])}, files)
+        found = load_label_tile(self.source, tile.geobox, self.legend, self.column)
+        arrays = {f"level{level}": self.legend.to_level(found.codes, level) for level in self.legend.levels}
+        files = written(store, self.group, tile, {**arrays, "border_m": found.border_m})
+        return Done({"counts": counts_of(found.codes), "overlap_px": found.overlap_px}, files)
 
 
 def area_mask(border: bytes, crs: str, tile: Tile) -> NDArray[np.bool_]:

@@ -139,12 +139,12 @@ def _squared_half_pixels(codes: NDArray[Any], reach: int) -> NDArray[np.int32]:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _to(sites: NDArray[np.int64], heights: NDArray[np.int64], at: int, here: int) -> int:
+def _to(sites: NDArray[np.int64], heights: NDArray[np.int64], at: int, here: int) -> Any:
     return (here - sites[at]) ** 2 + heights[at]
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _hidden(sites: NDArray[np.int64], heights: NDArray[np.int64], count: int, site: int, square: int) -> bool:
+def _hidden(sites: NDArray[np.int64], heights: NDArray[np.int64], count: int, site: int, square: Any) -> bool:
     """Whether the last parabola kept lies nowhere below both its neighbour before and the new one."""
     b, fb = sites[count - 1], heights[count - 1]
     if count == 1:

@@ -163,7 +163,6 @@ def valid_polygons(shapes: NDArray[np.object_], where: str) -> NDArray[np.object
 
 def on_grid(shapes: NDArray[np.object_], crs: str, geobox: GeoBox, where: str) -> Outlines:
     """Polygons in ``crs`` on the pixels of a GeoBox; see `geoflow.labels.scanline.outlines`."""
-    import shapely
 
     if CRS(crs).equals(CRS(wkt_of(geobox)), ignore_axis_order=True):
         return outlines(shapes, geobox.transform, None, where)
