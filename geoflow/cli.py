@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from geoflow.cli_accuracy import app as accuracy_app
+from geoflow.cli_bigearthnet import app as bigearthnet_app
 from geoflow.errors import GeoflowError, RunFailed
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(accuracy_app, name="accuracy")
+app.add_typer(bigearthnet_app, name="bigearthnet")
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; out/<job name> by default.")]
