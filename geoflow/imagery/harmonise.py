@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -127,12 +128,12 @@ def offset_of(item: Item, catalog: Catalog) -> int:
 
 
 def to_reflectance(dn: NDArray[np.uint16], add: int) -> NDArray[np.int16]:
-    """Digital numbers to the unit of the cube.
+    """Digital numbers to the unit of the cube, in place.
 
     Parameters
     ----------
-    dn : uint16 array, any dims
-        Digital numbers; 0 is nodata.
+    dn : contiguous uint16 array, any dims
+        Digital numbers; 0 is nodata. Its memory becomes the result's: it must not be used any more.
     add : int
         What is added to each valid number.
 
@@ -142,10 +143,17 @@ def to_reflectance(dn: NDArray[np.uint16], add: int) -> NDArray[np.int16]:
         Reflectance x 10000, nodata `geoflow.inputs.NODATA`. Valid dark pixels may come out a little below 0 and stay
         valid; what exceeds int16 (reflectance above 3.27, glint) is clipped to 32767.
     """
-    table = np.arange(np.iinfo(np.uint16).max + 1, dtype=np.int32) + add
-    values = np.clip(table, NODATA + 1, np.iinfo(np.int16).max).astype(np.int16)
-    values[0] = NODATA
-    return values[dn]
+    out = dn.view(np.int16)
+    _to_reflectance(dn.reshape(-1), np.int32(add), out.reshape(-1))
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _to_reflectance(dn: Any, add: Any, out: Any) -> None:
+    for i in range(dn.size):
+        value = np.int32(dn[i])
+        moved = min(max(value + add, np.int32(NODATA + 1)), np.int32(32767))
+        out[i] = np.int16(moved) if value != 0 else np.int16(NODATA)
 
 
 def _from_metadata(item: Item, catalog: Catalog) -> tuple[int, str]:

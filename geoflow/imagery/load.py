@@ -19,9 +19,9 @@ from odc.geo.geobox import GeoBox
 
 from geoflow.errors import CatalogError, GridError
 from geoflow.imagery.catalog import Catalog
-from geoflow.imagery.harmonise import offset_of, to_reflectance
+from geoflow.imagery.harmonise import offset_of
 from geoflow.imagery.items import Item, asset_href, granule_of, items_on, sensed
-from geoflow.imagery.read import Access, ReadLog
+from geoflow.imagery.read import Access, ReadLog, SceneFile
 from geoflow.imagery.resample import Resampling
 from geoflow.inputs import NODATA, UNIT
 
@@ -73,18 +73,19 @@ class Reading:
 
 @dataclass(frozen=True)
 class _Request:
-    """Everything that a loader is told: one link for each scene and band, in order, and how to read it."""
+    """Everything that a loader is told: one link for each scene and band, in order, and how to read the files."""
 
     links: tuple[Mapping[str, str], ...]
-    names: Mapping[str, tuple[str, str]]
+    files: Mapping[str, SceneFile]
     times: tuple[Any, ...]
     geobox: GeoBox
     bands: tuple[str, ...]
     chunks: Mapping[str, Any]
-    dtype: np.dtype[Any]
     resampling: Resampling
     access: Access
     log: ReadLog | None
+    dtype: np.dtype[Any]
+    nodata: int
 
 
 def load_cube(
@@ -130,16 +131,11 @@ def load_cube(
     SceneError
         If an item lacks an asset; on computing, `geoflow.imagery.read.ReadError` if a file cannot be read.
     """
-    import xarray as xr
-
     catalog.check_bands(bands)
     near = _near(items, geobox)
     steps = time_steps(near, reading.fuse)
-    ordered = [near[i] for step in steps for i in step]
     sizes = _sizes(chunks, len(steps))
-    raw = _load(ordered, steps, geobox, bands, catalog, sizes, loader, reading, log)
-    add = xr.DataArray([offset_of(item, catalog) for item in ordered], dims="time").chunk(time=raw.chunksizes["time"])
-    cube = xr.apply_ufunc(_harmonise, raw, add, dask="parallelized", output_dtypes=[np.int16]).transpose(*_DIMS)
+    cube = _load(near, steps, geobox, bands, catalog, sizes, loader, reading, log)
     cube = _fused(cube, steps, sizes["time"], NODATA)
     return _described(cube, geobox, units=UNIT, nodata=NODATA, long_name="surface reflectance")
 
@@ -169,10 +165,9 @@ def load_scl(
     """
     near = _near(items, geobox)
     steps = time_steps(near, reading.fuse)
-    ordered = [near[i] for step in steps for i in step]
     sizes = _sizes(chunks, len(steps))
-    raw = _load(ordered, steps, geobox, ("SCL",), catalog, sizes, loader, replace(reading, resampling="nearest"), log)
-    scl = _fused(raw.isel(band=0, drop=True).transpose("time", "y", "x"), steps, sizes["time"], 0)
+    scl = _load(near, steps, geobox, ("SCL",), catalog, sizes, loader, replace(reading, resampling="nearest"), log)
+    scl = _fused(scl.isel(band=0, drop=True).transpose("time", "y", "x"), steps, sizes["time"], 0)
     return _described(scl, geobox, nodata=0, long_name="scene classification")
 
 
@@ -211,14 +206,6 @@ def _sizes(chunks: Chunks | None, steps: int) -> dict[str, Any]:
     sizes: dict[str, Any] = {**_DEFAULT_CHUNKS, **(chunks or {})}
     sizes["time"] = da.core.normalize_chunks((sizes["time"],), (steps,))[0]
     return sizes
-
-
-def _harmonise(dn: np.ndarray, add: np.ndarray) -> np.ndarray:
-    """`to_reflectance` over leading time steps: dn (time, ...), add (time, 1, ...)."""
-    out = np.empty(dn.shape, np.int16)
-    for step, value in enumerate(np.broadcast_to(add, (dn.shape[0], *add.shape[1:])).reshape(dn.shape[0], -1)[:, 0]):
-        out[step] = to_reflectance(dn[step], int(value))
-    return out
 
 
 def _fused(array: xr.DataArray, steps: Sequence[Sequence[int]], sizes: tuple[int, ...], nodata: int) -> xr.DataArray:
@@ -277,24 +264,32 @@ def _load(
     reading: Reading,
     log: ReadLog | None,
 ) -> xr.DataArray:
-    """Digital numbers, dims (time, band, y, x), one time for each scene, 0 where there is no data, no attributes."""
+    """Pixels of the scenes of all steps, dims (time, band, y, x), one time for each scene, without attributes."""
     if loader not in get_args(Loader):
         raise CatalogError(f"loader {loader!r} is not known; it is one of {', '.join(get_args(Loader))}")
-    links = tuple({band: asset_href(item, band, catalog) for band in bands} for item in items)
+    ordered = [items[i] for step in steps for i in step]
+    links = tuple({band: asset_href(item, band, catalog) for band in bands} for item in ordered)
+    scl = tuple(bands) == ("SCL",)
+    add = [None if scl else offset_of(item, catalog) for item in ordered]
     counts = np.cumsum([0, *(len(step) for step in steps)])
     ends = np.cumsum([0, *sizes["time"]])
     of_scenes = tuple(int(counts[b] - counts[a]) for a, b in pairwise(ends))
     request = _Request(
         links=links,
-        names={links[i][band]: (items[i]["id"], band) for i in range(len(items)) for band in bands},
-        times=tuple(sensed(item) for item in items),
+        files={
+            href: SceneFile(href, item["id"], band, offset)
+            for item, hrefs, offset in zip(ordered, links, add, strict=True)
+            for band, href in hrefs.items()
+        },
+        times=tuple(sensed(item) for item in ordered),
         geobox=geobox,
         bands=tuple(bands),
         chunks={**sizes, "time": of_scenes},
-        dtype=np.dtype(np.uint8 if tuple(bands) == ("SCL",) else np.uint16),
         resampling=reading.resampling,
         access=Access.of(catalog, reading.attempts, reading.timeout_s),
         log=log,
+        dtype=np.dtype(np.uint8 if scl else np.int16),
+        nodata=0 if scl else NODATA,
     )
     data = _load_stackstac(request) if loader == "stackstac" else _load_odc(request)
     return _dressed(data, request.times, request.bands)
@@ -332,14 +327,14 @@ def _load_stackstac(request: _Request) -> da.Array:
         resampling=GdalResampling[request.resampling],
         chunksize=tuple(request.chunks[dim] for dim in _DIMS),
         dtype=request.dtype,
-        fill_value=request.dtype.type(0),
+        fill_value=request.dtype.type(request.nodata),
         rescale=False,
         sortby_date=False,
         xy_coords=False,
         properties=False,
         band_coords=False,
         errors_as_nodata=(),
-        reader=partial(SceneReader, names=dict(request.names), access=request.access, log=request.log),
+        reader=partial(SceneReader, files=dict(request.files), access=request.access, log=request.log),
     )
     expected = (len(request.links), len(request.bands), geobox.shape.y, geobox.shape.x)
     if stack.shape != expected:
@@ -354,7 +349,7 @@ def _load_odc(request: _Request) -> da.Array:
     from geoflow.imagery.odcdriver import SceneDriver, stand_in
 
     geobox, chunks = request.geobox, request.chunks
-    driver = SceneDriver(dict(request.names), request.access, request.resampling, request.log)
+    driver = SceneDriver(dict(request.files), request.access, request.resampling, request.log)
     items = [
         stand_in(str(n), time, hrefs, geobox)
         for n, (hrefs, time) in enumerate(zip(request.links, request.times, strict=True))
@@ -370,7 +365,7 @@ def _load_odc(request: _Request) -> da.Array:
             groupby="id",
             chunks=size,
             dtype=request.dtype.name,
-            nodata=0,
+            nodata=request.nodata,
             resampling=request.resampling,
             fail_on_error=True,
             driver=driver,

@@ -10,7 +10,7 @@ import numpy as np
 from odc.geo.geobox import GeoBox
 from odc.loader import RioDriver
 
-from geoflow.imagery.read import Access, ReadLog, SceneFile, read_file, read_onto
+from geoflow.imagery.read import Access, ReadLog, SceneFile, read_onto
 from geoflow.imagery.resample import Resampling, Target
 
 
@@ -18,17 +18,17 @@ class SceneDriver(RioDriver):
     """Opens scenes through `read_file`: signed at the last moment, failures as `ReadError`."""
 
     def __init__(
-        self, names: Mapping[str, tuple[str, str]], access: Access, resampling: Resampling, log: ReadLog | None
+        self, files: Mapping[str, SceneFile], access: Access, resampling: Resampling, log: ReadLog | None
     ) -> None:
         super().__init__()
-        self._names = names
+        self._files = files
         self._access = access
         self._resampling = resampling
         self._log = log
 
     def open(self, src: Any, ctx: Any) -> Any:
         """A reader of one file."""
-        return _FileReader(SceneFile(src.uri, *self._names[src.uri]), self._access, self._resampling, self._log)
+        return _FileReader(self._files[src.uri], self._access, self._resampling, self._log)
 
 
 class _FileReader:
@@ -41,7 +41,7 @@ class _FileReader:
         """(where in the grid, pixels): always the whole of ``dst_geobox``."""
         shape = (dst_geobox.shape.y, dst_geobox.shape.x)
         target = Target(crs_text(dst_geobox.crs), dst_geobox.transform, shape)
-        pixels = read_file(self._file, self._access, lambda d: read_onto(d, target, self._resampling), self._log)
+        pixels = read_onto(self._file, target, self._resampling, self._access, self._log)
         if dst is not None:
             dst[...] = pixels
             pixels = dst

@@ -24,6 +24,7 @@ from rasterio.windows import Window
 
 from geoflow.errors import SceneError
 from geoflow.imagery.catalog import Catalog, is_remote
+from geoflow.imagery.harmonise import to_reflectance
 from geoflow.imagery.resample import Resampling, Source, Target, is_window_of, resample
 from geoflow.imagery.sign import forget_token, sign
 
@@ -84,11 +85,22 @@ class Access:
 
 @dataclass(frozen=True)
 class SceneFile:
-    """One band of one scene: where it lies, and what it is called when it cannot be read."""
+    """One band of one scene.
+
+    Parameters
+    ----------
+    href : str
+        Unsigned.
+    scene, band : str
+        What it is called when it cannot be read.
+    add : int, optional
+        What `geoflow.imagery.harmonise` adds to its digital numbers; None for classes.
+    """
 
     href: str
     scene: str
     band: str
+    add: int | None = None
 
 
 @dataclass(frozen=True)
@@ -222,22 +234,44 @@ def _unsigned(word: str) -> str:
     return word.partition("?")[0] if "://" in word or "sig=" in word else word
 
 
-def read_onto(dataset: DatasetReader, target: Target, resampling: Resampling) -> NDArray[Any]:
-    """Pixels of a dataset on a grid.
+def read_onto(
+    file: SceneFile, target: Target, resampling: Resampling, access: Access, log: ReadLog | None = None
+) -> NDArray[Any]:
+    """One file of a scene on a grid, in the unit of the cube.
 
     Parameters
     ----------
-    dataset : rasterio dataset
-        One band; 0 is nodata.
-    target : Target
+    file, target, access, log
     resampling : "nearest", "bilinear" or "cubic"
-        Of no account where the dataset's pixels are the grid's.
+        Of no account where the file's pixels are the grid's.
 
     Returns
     -------
-    array of the dataset's dtype, dims (y, x)
-        0 where the dataset has no data; see `geoflow.imagery.resample.resample`.
+    array, dims (y, x)
+        int16, reflectance x 10000 and nodata -32768, if the file has an offset to add, see
+        `geoflow.imagery.harmonise.to_reflectance`; else uint8 classes, nodata 0. No data where the file has none, see
+        `geoflow.imagery.resample.resample`.
+
+    Raises
+    ------
+    ReadError
+        If the file cannot be read, or holds other numbers than Sentinel-2 level 2A does.
     """
+    dtype = "uint8" if file.add is None else "uint16"
+
+    def use(dataset: DatasetReader) -> NDArray[Any]:
+        if dataset.dtypes != (dtype,):
+            held = f"{dataset.count} bands of {', '.join(sorted(set(dataset.dtypes)))}"
+            where = f"scene {file.scene}, band {file.band}: {_unsigned(file.href)}"
+            raise ReadError(file.scene, file.band, f"{where} holds {held}; expected one band of {dtype}")
+        return _digital_numbers(dataset, target, resampling)
+
+    numbers = read_file(file, access, use, log)
+    return numbers if file.add is None else to_reflectance(numbers, file.add)
+
+
+def _digital_numbers(dataset: DatasetReader, target: Target, resampling: Resampling) -> NDArray[Any]:
+    """Pixels of a dataset on a grid, 0 where it has no data."""
     source = Source(_crs_text(dataset.crs), dataset.transform, dataset.shape, dataset.dtypes[0])
     if (corner := is_window_of(source, target)) is not None:
         return _paste(dataset, corner, target.shape)
@@ -251,9 +285,11 @@ def read_onto(dataset: DatasetReader, target: Target, resampling: Resampling) ->
 def _paste(dataset: DatasetReader, corner: tuple[int, int], shape: tuple[int, int]) -> NDArray[Any]:
     """Read a window that may reach beyond the dataset; 0 outside."""
     (row, col), (height, width) = corner, shape
-    out = np.zeros(shape, dataset.dtypes[0])
     rows = slice(max(0, row), min(dataset.height, row + height))
     cols = slice(max(0, col), min(dataset.width, col + width))
+    if (rows.stop - rows.start, cols.stop - cols.start) == shape:
+        return dataset.read(1, window=Window.from_slices(rows, cols))
+    out = np.zeros(shape, dataset.dtypes[0])
     if rows.start < rows.stop and cols.start < cols.stop:
         inside = out[rows.start - row : rows.stop - row, cols.start - col : cols.stop - col]
         inside[...] = dataset.read(1, window=Window.from_slices(rows, cols))
@@ -280,19 +316,19 @@ class SceneReader:
         url: str,
         spec: Any,
         resampling: Any,
-        names: Mapping[str, tuple[str, str]],
+        files: Mapping[str, SceneFile],
         access: Access,
         log: ReadLog | None,
         **_: Any,
     ) -> None:
-        self.file = SceneFile(url, *names[url])
+        self.file = files[url]
         self.spec = spec
         self.resampling: Resampling = resampling.name
         self.access = access
         self.log = log
 
     def read(self, window: Window, **_: Any) -> NDArray[Any]:
-        """Pixels of a window of the grid, dims (y, x), 0 where there is no data.
+        """Pixels of a window of the grid, see `read_onto`.
 
         Raises
         ------
@@ -301,7 +337,7 @@ class SceneReader:
         """
         transform = self.spec.transform * Affine.translation(window.col_off, window.row_off)
         target = Target(f"EPSG:{self.spec.epsg}", transform, (int(window.height), int(window.width)))
-        return read_file(self.file, self.access, lambda d: read_onto(d, target, self.resampling), self.log)
+        return read_onto(self.file, target, self.resampling, self.access, self.log)
 
     def close(self) -> None:
         """Nothing stays open between reads."""

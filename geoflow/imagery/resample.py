@@ -258,6 +258,13 @@ def _same_crs(one: str, other: str) -> bool:
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
+def _floor(value: float) -> int:
+    """Faster than math.floor, which asks the C library."""
+    whole = int(value)
+    return whole - (value < whole)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
 def _between(nodes: Any, row: int, col: int, down: float) -> tuple[float, float]:
     """Values at the left and right side of a cell, ``down`` of the way from its upper to its lower edge."""
     left = nodes[row, col] + (nodes[row + 1, col] - nodes[row, col]) * down
@@ -282,15 +289,19 @@ def _nearest(pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: 
             end = min(width, (node_col + 1) * step - col0)
             u_left, u_right = _between(u, node_row, node_col, down)
             v_left, v_right = _between(v, node_row, node_col, down)
-            for k in range(x, end):
-                along = (col0 + k - node_col * step + 0.5) / step
-                at_u, at_v = u_left + (u_right - u_left) * along, v_left + (v_right - v_left) * along
-                if not (math.isfinite(at_u) and math.isfinite(at_v)):
-                    continue
-                col, row = math.floor(at_u) - left, math.floor(at_v) - top
-                if 0 <= row < rows and 0 <= col < cols:
-                    out[y, k] = pixels[row, col]
+            if math.isfinite(u_left + u_right + v_left + v_right):
+                for k in range(x, end):
+                    along = (col0 + k - node_col * step + 0.5) / step
+                    col = _floor(u_left + (u_right - u_left) * along) - left
+                    row = _floor(v_left + (v_right - v_left) * along) - top
+                    if 0 <= row < rows and 0 <= col < cols:
+                        out[y, k] = pixels[row, col]
             x = end
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _has_data(pixels: Any, row: int, col: int) -> bool:
+    return 0 <= row < pixels.shape[0] and 0 <= col < pixels.shape[1] and pixels[row, col] != 0
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -325,25 +336,22 @@ def _bilinear(pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0:
             end = min(width, (node_col + 1) * step - col0)
             u_left, u_right = _between(u, node_row, node_col, down)
             v_left, v_right = _between(v, node_row, node_col, down)
-            for k in range(x, end):
-                along = (col0 + k - node_col * step + 0.5) / step
-                at_u, at_v = u_left + (u_right - u_left) * along, v_left + (v_right - v_left) * along
-                if not (math.isfinite(at_u) and math.isfinite(at_v)):
-                    continue
-                under_row, under_col = math.floor(at_v) - top, math.floor(at_u) - left
-                if not (0 <= under_row < rows and 0 <= under_col < cols) or pixels[under_row, under_col] == 0:
-                    continue
-                first_u, first_v = math.floor(at_u - 0.5), math.floor(at_v - 0.5)
-                right, below = at_u - 0.5 - first_u, at_v - 0.5 - first_v
-                col, row = first_u - left, first_v - top
-                if 0 <= row < rows - 1 and 0 <= col < cols - 1:
-                    a, b = pixels[row, col], pixels[row, col + 1]
-                    c, d = pixels[row + 1, col], pixels[row + 1, col + 1]
-                    if a != 0 and b != 0 and c != 0 and d != 0:
-                        upper, lower = a * (1.0 - right) + b * right, c * (1.0 - right) + d * right
-                        out[y, k] = int(upper * (1.0 - below) + lower * below + 0.5)
-                        continue
-                out[y, k] = int(_mixed(pixels, row, col, right, below) + 0.5)
+            if math.isfinite(u_left + u_right + v_left + v_right):
+                for k in range(x, end):
+                    along = (col0 + k - node_col * step + 0.5) / step
+                    at_u, at_v = u_left + (u_right - u_left) * along, v_left + (v_right - v_left) * along
+                    first_u, first_v = _floor(at_u - 0.5), _floor(at_v - 0.5)
+                    right, below = at_u - 0.5 - first_u, at_v - 0.5 - first_v
+                    col, row = first_u - left, first_v - top
+                    if 0 <= row < rows - 1 and 0 <= col < cols - 1:
+                        a, b = pixels[row, col], pixels[row, col + 1]
+                        c, d = pixels[row + 1, col], pixels[row + 1, col + 1]
+                        if a != 0 and b != 0 and c != 0 and d != 0:
+                            upper, lower = a * (1.0 - right) + b * right, c * (1.0 - right) + d * right
+                            out[y, k] = int(upper * (1.0 - below) + lower * below + 0.5)
+                            continue
+                    if _has_data(pixels, _floor(at_v) - top, _floor(at_u) - left):
+                        out[y, k] = int(_mixed(pixels, row, col, right, below) + 0.5)
             x = end
 
 
@@ -374,10 +382,9 @@ def _cubic(pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: in
             at_u, at_v = u_left + (u_right - u_left) * along, v_left + (v_right - v_left) * along
             if not (math.isfinite(at_u) and math.isfinite(at_v)):
                 continue
-            under_row, under_col = math.floor(at_v) - top, math.floor(at_u) - left
-            if not (0 <= under_row < rows and 0 <= under_col < cols) or pixels[under_row, under_col] == 0:
+            if not _has_data(pixels, _floor(at_v) - top, _floor(at_u) - left):
                 continue
-            first_u, first_v = math.floor(at_u - 0.5), math.floor(at_v - 0.5)
+            first_u, first_v = _floor(at_u - 0.5), _floor(at_v - 0.5)
             right, below = at_u - 0.5 - first_u, at_v - 0.5 - first_v
             col, row = first_u - left, first_v - top
             whole = 1 <= row < rows - 2 and 1 <= col < cols - 2
@@ -412,8 +419,7 @@ def _averaged(
             at_u, at_v = u_left + (u_right - u_left) * along, v_left + (v_right - v_left) * along
             if not (math.isfinite(at_u) and math.isfinite(at_v)):
                 continue
-            under_row, under_col = math.floor(at_v) - top, math.floor(at_u) - left
-            if not (0 <= under_row < rows and 0 <= under_col < cols) or pixels[under_row, under_col] == 0:
+            if not _has_data(pixels, _floor(at_v) - top, _floor(at_u) - left):
                 continue
             total, weights = 0.0, 0.0
             for i in range(math.ceil(at_v - reach - 0.5), math.floor(at_v + reach - 0.5) + 1):
