@@ -10,6 +10,8 @@ import typer
 
 from geoflow.cli_accuracy import app as accuracy_app
 from geoflow.cli_bigearthnet import app as bigearthnet_app
+from geoflow.cli_options import JobFile, Out, Settings
+from geoflow.cli_search import search
 from geoflow.errors import GeoflowError, RunFailed
 
 if TYPE_CHECKING:
@@ -30,13 +32,8 @@ app = typer.Typer(
 )
 app.add_typer(accuracy_app, name="accuracy")
 app.add_typer(bigearthnet_app, name="bigearthnet")
+app.command("search")(search)
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; out/<job name> by default.")]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the job, e.g. --set grid.tile=1024."),
-]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N tiles, to try a job out.")]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Search the catalog again, although the scenes are frozen.")]
 

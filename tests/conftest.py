@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +28,42 @@ def tiny_country(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sample") / "country"
     make_sample(folder, size="640x512", patches=12)
     return folder
+
+
+@pytest.fixture(scope="session")
+def rustac_serve(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AbstractContextManager[str]]:
+    """A STAC API on loopback that is not ours; it pages and knows area and dates, but no filter."""
+    program = Path(sys.executable).with_name("rustac")
+
+    @contextmanager
+    def serve(items: list[dict[str, Any]]) -> Iterator[str]:
+        if not program.exists():
+            pytest.skip("rustac is not installed: no STAC API to ask")
+        file = tmp_path_factory.mktemp("api") / "items.json"
+        file.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        command = [program, "serve", file, "--create-collections", "--use-duckdb", "false", "--addr", address]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+            try:
+                _wait_for(address, server)
+                yield f"http://{address}"
+            finally:
+                server.terminate()
+
+    return serve
+
+
+def _wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    host, port = address.split(":")
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and server.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex((host, int(port))) == 0:
+                return
+        time.sleep(0.05)
+    pytest.fail(f"rustac serve did not start at {address}")
 
 
 @pytest.fixture(scope="session")

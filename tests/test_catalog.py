@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,42 @@ def test_catalogs_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         catalog.name = "other"
     assert Catalog.model_validate_json(catalog.model_dump_json()) == catalog
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"url": "ftp://host/catalog.json"}, ("url", "http, https or a local path")),
+        ({"url": "s3://bucket/catalog.json"}, ("url", "http, https or a local path")),
+        ({"url": "https://me:hush@host/v1"}, ("url", "user and password")),
+        ({"gdal": {"AWS_SECRET_ACCESS_KEY": "hush"}}, ("gdal", "AWS_SECRET_ACCESS_KEY", "environment")),
+        ({"gdal": {"GDAL_HTTP_USERPWD": "me:hush"}}, ("gdal", "GDAL_HTTP_USERPWD", "environment")),
+        ({"gdal": {"GDAL_HTTP_HEADERS": "Authorization: hush"}}, ("gdal", "GDAL_HTTP_HEADERS", "environment")),
+        ({"gdal": {"GDAL_DRIVER_PATH": "/tmp"}}, ("gdal", "GDAL_DRIVER_PATH", "GDAL_HTTP_")),
+        ({"gdal": {"GDAL_VRT_ENABLE_PYTHON": True}}, ("gdal", "GDAL_VRT_ENABLE_PYTHON")),
+        ({"filters": {"clouds": "eo:cloud_cover"}}, ("filters", "clouds")),
+        ({"licence": ""}, ("licence",)),
+    ],
+)
+def test_a_catalog_file_holds_no_secrets_and_no_code(
+    tmp_path: Path, changes: dict[str, object], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(CatalogError) as caught:
+        load_catalog(write(tmp_path, **changes))
+    for word in words:
+        assert word in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_options_of_gdal_may_be_written_as_yaml_reads_them(tmp_path: Path) -> None:
+    catalog = load_catalog(write(tmp_path, gdal={"AWS_HTTPS": True, "GDAL_HTTP_MAX_RETRY": 5, "AWS_REGION": "eu"}))
+    assert catalog.gdal == {"AWS_HTTPS": "YES", "GDAL_HTTP_MAX_RETRY": "5", "AWS_REGION": "eu"}
+
+
+def test_the_catalog_in_the_docs_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/how-to/scenes.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "our.yaml").write_text(block)
+    catalog = load_catalog(tmp_path / "our.yaml")
+    assert catalog.url == str(tmp_path / "scenes.parquet")
+    assert catalog.bands == ("B02", "B03", "B04", "B08")

@@ -2,14 +2,11 @@
 
 import json
 import os
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 from imagery_scenes import AREA, Scene, serve, serve_folder, write_catalog
@@ -79,39 +76,14 @@ def test_item_collection_file(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def api(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    program = Path(sys.executable).with_name("rustac")
-    if not program.exists():
-        pytest.skip("rustac is not installed: no STAC API to ask")
+def api(folder: Path, rustac_serve: Callable[..., Any]) -> Iterator[str]:
     items = [json.loads(p.read_text()) for p in sorted(folder.glob("*/*.json"))]
     for item in items:
         item["links"] = []
         for asset in item["assets"].values():
             asset["href"] = (folder / item["id"] / asset["href"]).as_uri().replace("file://", "https://example.com")
-    file = tmp_path_factory.mktemp("api") / "items.json"
-    file.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [str(program), "serve", str(file), "--create-collections", "--use-duckdb", "false", "--addr", address]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            if not _answers(address, server):
-                pytest.skip("rustac serve did not start: no STAC API to ask")
-            yield f"http://{address}"
-        finally:
-            server.terminate()
-
-
-def _answers(address: str, server: subprocess.Popen) -> bool:
-    host, port = address.split(":")
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and server.poll() is None:
-        with socket.socket() as probe:
-            if probe.connect_ex((host, int(port))) == 0:
-                return True
-        time.sleep(0.05)
-    return False
+    with rustac_serve(items) as address:
+        yield address
 
 
 def test_stac_api(api: str) -> None:

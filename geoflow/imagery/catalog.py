@@ -266,4 +266,6 @@ def _first_problem(error: ValidationError) -> str:
         return f"{key} is not a known key; accepted are {', '.join(Catalog.model_fields)}"
     if first["type"] == "missing":
         return f"{key} is missing"
-    return f"{key}: {first['msg']} (it is {first['input']!r})"
+    said = f"{key}: {first['msg'].removeprefix('Value error, ')}"
+    secret = key == "gdal" or "@" in str(first["input"])  # may hold what should not stand in a log
+    return said if secret else f"{said} (it is {first['input']!r})"

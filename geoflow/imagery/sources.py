@@ -300,7 +300,8 @@ def read_geoparquet(file: Any, first: date, last: date) -> Iterator[dict[str, An
     import pyarrow.dataset as ds
     import pyarrow.parquet as pq
 
-    dataset = ds.dataset(pq.read_table(file) if isinstance(file, io.BytesIO) else file, format="parquet")
+    in_memory = isinstance(file, io.BytesIO)
+    dataset = ds.dataset(pq.read_table(file)) if in_memory else ds.dataset(file, format="parquet")
     names = dataset.schema.names
     if missing := [name for name in ("id", "geometry", "assets") if name not in names]:
         raise CatalogError(f"it is Parquet, but not stac-geoparquet: there is no column {', '.join(missing)}")

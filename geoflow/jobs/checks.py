@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from geoflow.errors import GeoflowError, JobError
 from geoflow.jobs.estimate import bytes_to_write
 from geoflow.jobs.jobfile import check_inputs_exist
+from geoflow.jobs.scenediff import tell_changes
 
 if TYPE_CHECKING:
     from geoflow.jobs.console import Console
@@ -39,6 +40,7 @@ def check_job(flow: Flow, console: Console) -> None:
     if flow.job.imagery is not None:
         with console.waiting("searching for scenes"):
             _ = flow.scenes
+        tell_changes(flow.scenes, console)
     _ = flow.store
     _check_disk(flow)
 

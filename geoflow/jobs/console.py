@@ -88,7 +88,7 @@ class RichConsole:
 
     def say(self, text: str) -> None:
         """See `Console`."""
-        self.console.print(text)
+        self.console.print(text, markup=False, highlight=False)
 
     @contextlib.contextmanager
     def stage(self, title: str, tasks: int, skipped: int) -> Iterator[StageProgress]:

@@ -58,6 +58,7 @@ def make_plan(
     """
     folder = Path(out) if out is not None else Path("out") / job.name
     flow = Flow(job, folder.resolve(), limit, refresh)
+    flow.freezes = not refresh  # what a new search would change is shown, not done
     check_job(flow, console or QuietConsole())
     stages, waits_for = [], ""
     for stage in flow.stages():

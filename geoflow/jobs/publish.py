@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoflow.jobs.coverage import PICTURE
+
 if TYPE_CHECKING:
     import xarray as xr
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def publish(flow: Flow, summary: dict[str, Any], worked: bool, console: Console) -> None:
-    """Draw ``map.png`` and ``change.png`` and write ``report.html`` into the output folder.
+    """Draw ``map.png``, ``change.png`` and the coverage by scenes, and write ``report.html`` into the output folder.
 
     Parameters
     ----------
@@ -29,12 +31,15 @@ def publish(flow: Flow, summary: dict[str, Any], worked: bool, console: Console)
     if not worked and report.exists() and all(path.exists() for path in wanted.values()):
         return
     from geoflow.jobs.report import write_report
+    from geoflow.jobs.scenesearch import write_search_files
 
     with console.waiting("drawing the maps"):
         if "map" in wanted:
             _draw_map(flow, summary, wanted["map"])
         if "change" in wanted:
             _draw_change(flow, summary, wanted["change"])
+        if "coverage" in wanted:
+            write_search_files(flow)
         write_report(summary, wanted, report, flow.legend)
 
 
@@ -44,6 +49,8 @@ def _figures(flow: Flow) -> dict[str, Path]:
         figures["map"] = flow.out / "map.png"
     if flow.job.change:
         figures["change"] = flow.out / "change.png"
+    if flow.job.imagery:
+        figures["coverage"] = flow.out / "scenes" / PICTURE
     return figures
 
 

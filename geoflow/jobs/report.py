@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from geoflow.jobs.scenereport import coverage_rows, ledger_facts
 from geoflow.legends import Legend, hex_colour
 
 TOP_TRANSITIONS = 15
@@ -136,7 +137,9 @@ def _context(summary: Mapping[str, Any], figures: Mapping[str, Path], root: Path
         "started": s.get("started"),
         "seconds": s.get("seconds"),
         "grid": s.get("grid"),
-        "figures": _figures(figures),
+        "figures": _figures({name: file for name, file in figures.items() if name != "coverage"}),
+        "coverage_figure": _figures({name: file for name, file in figures.items() if name == "coverage"}),
+        "coverage": coverage_rows(s.get("coverage") or {}),
         "statement": _statement(accuracy),
         "place": _place(accuracy),
         "accuracy": accuracy,
@@ -148,7 +151,7 @@ def _context(summary: Mapping[str, Any], figures: Mapping[str, Path], root: Path
         "largest": max((row.share for row in areas if not row.group), default=0.0) or 1.0,
         "seams": _seams(s.get("seams") or {}),
         "change": _changes(s.get("change") or {}, legend),
-        "scenes": s.get("scenes") or {},
+        "scenes": {epoch: ledger_facts(ledger) for epoch, ledger in (s.get("scenes") or {}).items()},
         "stages": list((s.get("stages") or {}).values()),
         "slowest": max((stage.get("seconds", 0) for stage in (s.get("stages") or {}).values()), default=0) or 1,
         "failed": s.get("failed") or [],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from odc.geo.geom import Geometry
 
@@ -15,6 +15,9 @@ from geoflow.jobs.scenes import Scenes, Search
 from geoflow.jobs.spec import Job
 from geoflow.store.receipts import Receipts
 from geoflow.store.zarr import Store
+
+if TYPE_CHECKING:
+    from geoflow.jobs.coverage import Coverage
 
 
 class ResolvedJob:
@@ -69,6 +72,13 @@ class ResolvedJob:
     def scenes(self) -> dict[str, Scenes]:
         """The frozen scenes of each epoch."""
         return {s.epoch: s for s in self.search.run()}
+
+    @cached_property
+    def coverage(self) -> list[Coverage]:
+        """How often the scenes of each epoch and period see the area."""
+        from geoflow.jobs.coverage import coverage
+
+        return coverage(self.scenes, self.area, self.job.grid.crs)
 
     @property
     def search(self) -> Search:

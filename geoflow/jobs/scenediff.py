@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geoflow.jobs.scenes import Scenes, identity
+
+if TYPE_CHECKING:
+    from geoflow.jobs.console import Console
 
 
 @dataclass(frozen=True)
@@ -73,3 +76,15 @@ def _altered(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     moved = sum(old["assets"].get(key, {}).get("href") != asset["href"] for key, asset in new["assets"].items())
     parts += [f"{moved} of its links lead elsewhere"] if moved else []
     return " and ".join(parts) or "its record changed"
+
+
+def tell_changes(epochs: Mapping[str, Scenes], console: Console, most: int = 20) -> None:
+    """Say what a new search changed in lists that were frozen before; ``most`` lines an epoch."""
+    for epoch, scenes in epochs.items():
+        if scenes.before is None:
+            continue
+        lines = told(epoch, changes(scenes.before, scenes))
+        for line in lines[: most + 1]:
+            console.say(line)
+        if len(lines) > most + 1:
+            console.say(f"  and {len(lines) - most - 1} more; geoflow search --refresh lists them all")

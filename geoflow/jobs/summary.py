@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoflow.jobs.coverage import coverage_table
+
 if TYPE_CHECKING:
     from geoflow.jobs.flow import Flow
     from geoflow.jobs.run import Run
@@ -49,6 +51,7 @@ def summarise(run: Run) -> dict[str, Any]:
         },
         "failed": [failure for outcome in run.outcomes.values() for failure in outcome.failed],
         "scenes": {epoch: s.ledger() for epoch, s in flow.scenes.items()} if flow.job.imagery else {},
+        "coverage": coverage_table(flow.coverage) if flow.job.imagery else {},
         "versions": versions(),
         "attribution": _attribution(flow),
         "paths": {"store": "country.zarr", "receipts": "receipts", "report": "report.html", "model": "model"},

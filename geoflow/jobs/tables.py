@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from geoflow.jobs.plan import Plan
 
 
+_MOST_REFUSED = 20
+
+
 def print_plan(console: Console, plan: Plan) -> None:
     """What a run would do."""
     height, width = plan.grid["shape"]
@@ -21,20 +24,22 @@ def print_plan(console: Console, plan: Plan) -> None:
         f"[bold]Grid[/] {width} x {height} px of {plan.grid['resolution_m']:g} m in {plan.grid['crs']}, "
         f"{plan.grid['tiles']} tiles of {plan.grid['tile']} px"
     )
-    stages = _table("Stage", "Tasks", "Done", "To do", "")
+    stages = plain_table("Stage", "Tasks", "Done", "To do", "")
     for stage in plan.stages:
         todo = stage.tasks - stage.done
         stages.add_row(stage.title, str(stage.tasks), str(stage.done), str(todo) if todo else "-", stage.note)
     console.print(stages)
     for epoch, ledger in plan.scenes.items():
-        scenes = _table(f"Scenes {epoch}", "Date", "Cloud %", "Baseline", "Offset", "Decided by", numbers=(2, 4))
+        scenes = plain_table(f"Scenes {epoch}", "Date", "Cloud %", "Baseline", "Offset", "Decided by", numbers=(2, 4))
         for scene in ledger["used"]:
             cloud = "?" if scene["cloud"] is None else f"{scene['cloud']:.1f}"
             decided = scene["offset_rule"] + (" (disagrees with the flag)" if scene["note"] else "")
             scenes.add_row(scene["id"], scene["date"], cloud, str(scene["baseline"]), str(scene["offset_add"]), decided)
         console.print(scenes)
-        for refused in ledger["refused"]:
-            console.print(f"  [dim]refused {refused['id']}: {refused['reason']}[/]", highlight=False)
+        for refused in ledger["refused"][:_MOST_REFUSED]:
+            console.print(f"  refused {refused['id']}: {refused['reason']}", style="dim", markup=False, highlight=False)
+        if (more := len(ledger["refused"]) - _MOST_REFUSED) > 0:
+            console.print(f"  [dim]and {more} more; geoflow search lists them all[/]", highlight=False)
     console.print(
         f"Reads about {plan.bytes_to_read / 1e9:.2f} GB, writes at most {plan.bytes_to_write / 1e9:.2f} GB, "
         f"up to {plan.peak_worker_bytes / 1e9:.1f} GB of memory a worker.",
@@ -44,7 +49,7 @@ def print_plan(console: Console, plan: Plan) -> None:
 
 def print_summary(console: Console, summary: Mapping[str, Any], out: Path) -> None:
     """How a run went, and what to look at."""
-    stages = _table("Stage", "Tasks", "Done", "Kept", "Failed", "Seconds")
+    stages = plain_table("Stage", "Tasks", "Done", "Kept", "Failed", "Seconds")
     for stage in summary["stages"].values():
         failed = f"[bold red]{stage['failed']}[/]" if stage["failed"] else "0"
         counts = (str(stage[k]) for k in ("tasks", "done", "skipped"))
@@ -79,7 +84,7 @@ def print_accuracy(console: Console, accuracy: Mapping[str, Any]) -> None:
     held = accuracy["where"] == "held_out"
     pixels = accuracy["pixels"]["held_out" if held else "all"]
     place = "in blocks held out of training" if held else "everywhere"
-    table = _table(f"Right pixels, {accuracy['epoch']}", "Map", "Labels", "Map - labels", "Map everywhere")
+    table = plain_table(f"Right pixels, {accuracy['epoch']}", "Map", "Labels", "Map - labels", "Map everywhere")
     for level, share in accuracy["map"].items():
         labels = accuracy.get("labels", {}).get(level)
         gain = "" if labels is None else f"{100 * (share - labels):+.1f}"
@@ -109,7 +114,7 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
-def _table(first: str, *others: str, numbers: tuple[int, ...] | None = None) -> Table:
+def plain_table(first: str, *others: str, numbers: tuple[int, ...] | None = None) -> Table:
     """A plain table whose columns, but the first (or those not in ``numbers``), are numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column(first, no_wrap=True)

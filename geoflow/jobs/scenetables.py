@@ -1,0 +1,94 @@
+"""What ``geoflow search`` prints: scenes, coverage, changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from geoflow.jobs.scenediff import told
+from geoflow.jobs.scenesearch import FoundScenes
+from geoflow.jobs.tables import plain_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from geoflow.jobs.coverage import Coverage
+    from geoflow.jobs.scenes import Scenes
+
+_WIDE = 240  # of a table that goes to a file: ids and reasons are long, and lines there may be as well
+_MOST_COUNTS = 8
+
+
+def print_search(console: Console, found: FoundScenes) -> None:
+    """Every scene with what was decided about it, the coverage, and what changed."""
+    if not console.is_terminal:
+        console.width = _WIDE
+    for scenes in found.epochs.values():
+        for period in scenes.periods:
+            _print_period(console, scenes, period)
+    console.print(_coverage(found.coverage))
+    for epoch, differences in found.changes.items():
+        if found.previewed or differences:
+            for line in told(epoch, differences):
+                console.print(line, markup=False, highlight=False)
+    if found.previewed:
+        console.print("Nothing was changed; to take this over: geoflow search --refresh --apply, or run with --refresh")
+    for path in found.files:
+        console.print(f"  {path}", highlight=False, markup=False)
+
+
+def _print_period(console: Console, scenes: Scenes, period: str) -> None:
+    ledger = scenes.ledger()
+    used = [facts for facts in ledger["used"] if period in facts["periods"]]
+    refused = [facts for facts in ledger["refused"] if facts.get("period") in (period, "")]
+    span = scenes.periods[period]
+    table = plain_table(
+        f"{scenes.epoch} {period}", "Date", "Tile", "Orbit", "Cloud %", "Baseline", "Offset", "", numbers=(3, 4, 6)
+    )
+    rows = [(facts, "used" + (f": {facts['note']}" if facts["note"] else "")) for facts in used]
+    rows += [(facts, f"refused: {facts['reason']}") for facts in refused]
+    for facts, said in sorted(rows, key=lambda row: (str(row[0].get("date")), row[0]["id"])):
+        style = "dim" if said.startswith("refused") else ""
+        table.add_row(*(escape(text) for text in _cells(facts)), escape(said), style=style)
+    console.print(table)
+    console.print(f"  {span.start} to {span.end}: {len(used)} used, {len(refused)} refused{_aside(scenes, period)}\n")
+
+
+def _cells(facts: Mapping[str, Any]) -> list[str]:
+    cloud = facts.get("cloud")
+    names = ("date", "tile", "orbit")
+    plain = ["" if facts.get(name) is None else str(facts[name]) for name in names]
+    offset = str(facts["offset_add"]) if "offset_add" in facts else ""
+    return [facts["id"], *plain, "" if cloud is None else f"{cloud:.1f}", str(facts.get("baseline") or ""), offset]
+
+
+def _aside(scenes: Scenes, period: str) -> str:
+    """What else is to be known about how the catalog answered."""
+    search = scenes.searches.get(period, {})
+    parts = []
+    if search.get("outside"):
+        parts.append(f"{search['outside']} outside these days")
+    if search.get("repeated"):
+        parts.append(f"{search['repeated']} came twice")
+    if search.get("sent"):
+        dropped = search.get("dropped")
+        many = "an unknown number of" if dropped is None else str(dropped)
+        parts.append(f"{many} dropped by the server, which was sent {'; '.join(search['sent'])}")
+    return escape("".join(f"; {part}" for part in parts))
+
+
+def _coverage(found: list[Coverage]) -> Table:
+    """Share of the area that 0, 1, 2 ... passes see."""
+    most = min(_MOST_COUNTS, max(max(one.shares) for one in found))
+    counts = [str(n) for n in range(most)] + [f"{most}+" if most == _MOST_COUNTS else str(most)]
+    heads = ("Scenes", "Passes", "Least", "Median", *counts)
+    table = plain_table("% of the area seen by ... passes", *heads, numbers=tuple(range(1, len(heads) + 1)))
+    for one in found:
+        shares = [sum(s for n, s in one.shares.items() if n == i or i == most <= n) for i in range(most + 1)]
+        cells = [f"{100 * share:.1f}" if share else "-" for share in shares]
+        figures = (str(one.scenes), str(one.passes), str(one.least), f"{one.median:g}")
+        table.add_row(f"{one.epoch} {one.period}", *figures, *cells)
+    return table
