@@ -11,8 +11,11 @@ SCL_MASKED = (0, 1, 3, 8, 9, 10)
 """SCL classes left out by default: nodata, defective, cloud shadow, cloud (medium, high), cirrus. Snow (11) is kept,
 because glaciers are land cover; a job without glaciers may add it."""
 
-SCL_DILATED = (3, 8, 9, 10)
-"""SCL classes whose edges are uncertain and which grow by the margin, where they are masked."""
+DETECTED = 12
+"""What a cloud detector found (`geoflow.imagery.clouds`), as a class beside those of SCL. Always masked."""
+
+SCL_DILATED = (3, 8, 9, 10, DETECTED)
+"""Classes whose edges are uncertain and which grow by the margin, where they are masked."""
 
 
 def clear_mask(
@@ -27,7 +30,7 @@ def clear_mask(
     Parameters
     ----------
     scl : uint8 array, dims (..., y, x)
-        Scene classification; 0 is nodata and never clear.
+        Scene classification; 0 is nodata and `DETECTED` a detector's cloud, which are never clear.
     valid : bool array, the same dims, optional
         True where there is data; elsewhere nothing is clear.
     classes : sequence of int
@@ -45,18 +48,29 @@ def clear_mask(
     """
     from scipy import ndimage
 
-    table = np.zeros(256, bool)
-    table[[0, *classes]] = True
-    masked = table[scl]
+    classes = (*classes, DETECTED)
+    masked = _is_in(scl, (0, *classes))
     if valid is not None:
         masked |= ~valid
-    grows = [c for c in classes if c in SCL_DILATED]
-    if dilate_px > 0 and grows:
-        table = np.zeros(256, np.uint8)
-        table[grows] = 1
-        cloud, single = table[scl], (1,) * (scl.ndim - 2)
-        if speck_px > 1:
-            cloud = ndimage.grey_opening(cloud, size=(*single, speck_px, speck_px), mode="nearest")
-        window = 2 * dilate_px + 1
-        masked |= ndimage.maximum_filter(cloud, size=(*single, window, window), mode="constant").astype(bool)
+    if dilate_px > 0:
+        cloud = clouds_in(scl, [c for c in classes if c in SCL_DILATED], speck_px)
+        size = (*(1,) * (scl.ndim - 2), 2 * dilate_px + 1, 2 * dilate_px + 1)
+        masked |= ndimage.maximum_filter(cloud.view(np.uint8), size=size, mode="constant").astype(bool)
     return ~masked
+
+
+def clouds_in(scl: NDArray[np.uint8], classes: Sequence[int], speck_px: int = 0) -> NDArray[np.bool_]:
+    """Where one of some classes is, without what is narrower than ``speck_px``; dims (..., y, x)."""
+    from scipy import ndimage
+
+    cloud = _is_in(scl, classes)
+    if speck_px > 1:
+        size = (*(1,) * (scl.ndim - 2), speck_px, speck_px)
+        cloud = ndimage.grey_opening(cloud.view(np.uint8), size=size, mode="nearest").astype(bool)
+    return cloud
+
+
+def _is_in(scl: NDArray[np.uint8], classes: Sequence[int]) -> NDArray[np.bool_]:
+    table = np.zeros(256, bool)
+    table[list(classes)] = True
+    return table[scl]

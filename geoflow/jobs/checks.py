@@ -38,6 +38,7 @@ def check_job(flow: Flow, console: Console) -> None:
     _ = flow.joint_change
     check_writable(flow.out)
     if flow.job.imagery is not None:
+        _ = flow.composite_options
         with console.waiting("searching for scenes"):
             _ = flow.scenes
         tell_changes(flow.scenes, console)

@@ -19,7 +19,8 @@ def bytes_to_write(flow: Flow) -> int:
     total = 0
     if job.imagery:
         periods, bands = len(job.imagery.periods), len(job.imagery.bands)
-        total += len(job.imagery.epochs) * periods * (2 * bands + 1)
+        source = 2 if job.imagery.composite in ("medoid", "best") else 0
+        total += len(job.imagery.epochs) * periods * (2 * bands + 1 + source)
     if job.labels:
         total += levels + 2  # and the distance to the nearest border
     if job.predict:

@@ -192,7 +192,7 @@ def _input_paths(job: Job) -> list[tuple[str, Path]]:
     found: list[tuple[str, Path | str | None]] = [("area.file", job.area.file)]
     found += [("area.geojson", job.area.geojson if isinstance(job.area.geojson, Path) else None)]
     if job.imagery:
-        found += [("imagery.url", job.imagery.url)]
+        found += [("imagery.url", job.imagery.url), ("imagery.cloud_weights", job.imagery.cloud_weights)]
         found += [("imagery.catalog", job.imagery.catalog if "/" in job.imagery.catalog else None)]
     if job.labels:
         found += [("labels.source", job.labels.source)]

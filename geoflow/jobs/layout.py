@@ -11,14 +11,19 @@ from geoflow.store.zarr import Group, Variable
 if TYPE_CHECKING:
     from geoflow.legends import Legend
 
+NO_SOURCE = 65535
+"""Nodata of the scene that a pixel is of, as `geoflow.imagery.kernels` writes it."""
+
 _CLEAR = {"long_name": "fewest clear observations in any period; 0: mapped without that period", "units": "1"}
 _CONFIDENCE = {"long_name": "probability of the class at the deepest level", "units": "percent"}
 _MARGIN = {"long_name": "probability of the class less that of the second class", "units": "percent"}
 _PROBABILITY = {"long_name": "probability of each class", "units": "1", "scale_note": "divide by 250"}
 
 
-def imagery_group(epoch: str, coords: Mapping[str, Sequence[str]], attrs: Mapping[str, Any]) -> Group:
-    """Composites of one epoch."""
+def imagery_group(
+    epoch: str, coords: Mapping[str, Sequence[str]], attrs: Mapping[str, Any], scenes: Sequence[str] | None = None
+) -> Group:
+    """Composites of one epoch; with ``scenes``, their ids in order, each pixel says which one it is of."""
     reflectance = Variable(
         "reflectance",
         "int16",
@@ -27,7 +32,11 @@ def imagery_group(epoch: str, coords: Mapping[str, Sequence[str]], attrs: Mappin
         {"long_name": UNIT, "units": "1", "scale_note": "divide by 10000"},
     )
     clear = Variable("clear", "uint8", 255, ("period",), {"long_name": "number of clear observations", "units": "1"})
-    return Group(f"imagery/{epoch}", (reflectance, clear), coords, attrs)
+    if scenes is None:
+        return Group(f"imagery/{epoch}", (reflectance, clear), coords, attrs)
+    told = {"long_name": "place of the scene in the attribute scenes of the group", "units": "1"}
+    source = Variable("source", "uint16", NO_SOURCE, ("period",), told)
+    return Group(f"imagery/{epoch}", (reflectance, clear, source), coords, {**attrs, "scenes": list(scenes)})
 
 
 def label_group(name: str, legend: Legend, source: str) -> Group:

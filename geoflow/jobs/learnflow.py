@@ -71,17 +71,22 @@ class LearningFlow(ResolvedJob):
             periods = {p.name: [str(p.start), str(p.end)] for p in options.periods}
             attrs = {"periods": periods, "attribution": self.catalog.attribution, "composite": options.method}
             coords = {"period": list(periods), "band": list(options.bands)}
-            self.store.ensure_group(imagery_group(epoch, coords, attrs))
+            scenes = [item["id"] for item in self.scenes[epoch].items] if options.has_source else None
+            if scenes is None:
+                self.store.drop(f"imagery/{epoch}", "source", "scenes")
+            self.store.ensure_group(imagery_group(epoch, coords, attrs, scenes))
 
     @cached_property
     def _imagery_tasks(self) -> list[Task]:
         tasks = []
         for epoch, options in self.composite_options.items():
+            places = {item["id"]: place for place, item in enumerate(self.scenes[epoch].items)}
             for tile in self.tiles:
                 items = self.scenes[epoch].on(tile)
-                parts = [epoch, tile.id, dataclasses.asdict(options), [identity(i) for i in items]]
+                numbers = {item["id"]: places[item["id"]] for item in items} if options.has_source else None
+                parts = [epoch, tile.id, options.identity(), [identity(i) for i in items], numbers]
                 doing = work.CompositeWork(
-                    self.store_path, tile.id, f"imagery/{epoch}", tuple(items), self.catalog, options
+                    self.store_path, tile.id, f"imagery/{epoch}", tuple(items), self.catalog, options, numbers
                 )
                 tasks.append(self._task("imagery", f"{epoch}/{tile.id}", plain(parts), doing))
         return tasks

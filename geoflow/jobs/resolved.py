@@ -122,10 +122,27 @@ class ResolvedJob:
                 dilate_m=section.mask_dilate_m,
                 speck_m=section.mask_speck_m,
                 method=section.composite,
+                reach_m=section.best_reach_m,
+                detector=self.cloud_detector,
                 loader=section.loader,
             )
             for epoch, periods in section.epochs.items()
         }
+
+    @cached_property
+    def cloud_detector(self) -> Any:
+        """The detector beside the scene classification, if the job wants one."""
+        from geoflow.imagery import find_detector
+
+        section = self.section("imagery")
+        if section.cloud_detector is None:
+            return None
+        try:
+            found = find_detector(section.cloud_detector, section.cloud_weights, section.cloud_threshold)
+            self.catalog.check_bands(found.bands)
+        except GeoflowError as error:
+            raise JobError(f"imagery.cloud_detector: {error}") from None
+        return found
 
     @cached_property
     def held_out(self) -> Any:

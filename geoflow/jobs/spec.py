@@ -28,6 +28,15 @@ def _check_name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_check_name)]
 
 
+def _check_method(value: str) -> str:
+    if value not in ("median", "medoid", "geomedian", "best") and not re.fullmatch(r"p(100|[1-9]?[0-9])", value):
+        raise ValueError("it must be 'median', 'medoid', 'geomedian', 'best', or a percentile, 'p0' to 'p100'")
+    return value
+
+
+Method = Annotated[str, AfterValidator(_check_method)]
+
+
 class Section(BaseModel):
     """Base of all sections: unknown keys are errors, values do not change."""
 
@@ -142,7 +151,20 @@ class Imagery(Section):
     mask_speck_m: float = Field(
         50.0, ge=0, description="clouds and shadows narrower than this get no margin: mostly roofs and rivers"
     )
-    composite: Literal["median"] = Field("median", description="how clear observations become one value")
+    cloud_detector: Literal["s2cloudless", "omnicloudmask"] | None = Field(
+        None,
+        description="finds clouds beside the SCL; needs `pip install geoflow[clouds]` and, see imagery.md, weights",
+    )
+    cloud_weights: Path | None = Field(None, description="file (s2cloudless) or folder (omnicloudmask) of its weights")
+    cloud_threshold: float = Field(0.4, gt=0, lt=1, description="least probability of a cloud, for s2cloudless")
+    composite: Method = Field(
+        "median",
+        description="how clear observations become one value: `median`, `medoid`, `geomedian`, `best`, or a percentile "
+        "such as `p25`; see [imagery.md](imagery.md)",
+    )
+    best_reach_m: float = Field(
+        600.0, ge=0, description="for `best`: clouds and shadows farther away than this do not count"
+    )
     loader: Literal["stackstac", "odc-stac"] = Field("stackstac", description="which library reads the scenes")
 
     @field_validator("bands")

@@ -72,12 +72,14 @@ class CompositeWork(TileWork):
     items: tuple[Mapping[str, Any], ...]
     catalog: Catalog
     options: CompositeOptions
+    numbers: Mapping[str, int] | None = None
+    """Places of the items in the epoch's list of scenes, where the method has a source."""
 
     def __call__(self) -> Done:
         from geoflow.imagery import composite_tile
 
         store, tile = self.open()
-        arrays = computed(composite_tile(self.items, tile.geobox, self.options, self.catalog))
+        arrays = computed(composite_tile(self.items, tile.geobox, self.options, self.catalog, numbers=self.numbers))
         files = written(store, self.group, tile, arrays)
         clear = arrays["clear"]
         content = {

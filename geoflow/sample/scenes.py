@@ -160,19 +160,30 @@ class Sensor:
         self.seen = (x + 0.22 * y < edge) if np.isfinite(edge) else None
         self.calibration = np.random.default_rng([weather.seed, weather.key]).normal(0, 1, (len(BANDS), 2))
 
-    def band(self, name: str) -> NDArray[np.uint16]:
-        """10000 x reflectance at the band's own pixel size, without offset; 0 where nothing was sensed."""
-        b, factor = BANDS.index(name), GSD[name] // 10
+    def surface(self, name: str) -> Float:
+        """10000 x reflectance of the ground at the band's own pixel size, as a faultless sensor would see it: point
+        spread and light from the surroundings, but no haze, cloud, shadow, error of calibration or noise."""
+        b = BANDS.index(name)
         surface = self.mean[:, b].take(self.material)
         surface += self.slope[:, b].take(self.material) * self.scene.vigour
         surface *= self.light
         surface = _blur(surface, 0.15)
         surface *= np.float32(0.93)
         surface += np.float32(0.07) * _adjacent(surface)
-        gain, shift = self.calibration[b]
-        values = _mean(surface, factor) * np.float32(1 + 0.02 * gain) + np.float32(8 * shift)
-        opacity, shadow, haze = self.air[factor]
-        values += haze * np.float32(_HAZE[name])
+        return _mean(surface, GSD[name] // 10)
+
+    def clear_sky(self, name: str) -> Float:
+        """`surface` through haze and with the errors of calibration: what is seen without cloud, shadow and noise."""
+        gain, shift = self.calibration[BANDS.index(name)]
+        values = self.surface(name) * np.float32(1 + 0.02 * gain) + np.float32(8 * shift)
+        values += self.air[GSD[name] // 10][2] * np.float32(_HAZE[name])
+        return values
+
+    def band(self, name: str) -> NDArray[np.uint16]:
+        """10000 x reflectance at the band's own pixel size, without offset; 0 where nothing was sensed."""
+        b, factor = BANDS.index(name), GSD[name] // 10
+        values = self.clear_sky(name)
+        opacity, shadow, _ = self.air[factor]
         values *= 1 - np.float32(0.62) * shadow
         if name in _VISIBLE:
             values += np.float32(40) * shadow

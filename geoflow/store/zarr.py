@@ -154,6 +154,18 @@ class Store:
         )
         return True
 
+    def drop(self, group: str, variable: str, attribute: str) -> None:
+        """Remove a variable and an attribute that an earlier run left in a group, where they are."""
+        if not self.has(group):
+            return
+        node = zarr.open_group(self.path, mode="a", path=group, use_consolidated=False)
+        if variable in node:
+            del node[variable]
+            attrs = node.attrs.asdict()
+            attrs.pop(attribute, None)
+            node.attrs.put(attrs)
+            consolidate(self.path)
+
     def write(self, group: str, tile: Tile, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Write one tile of some variables.
 
