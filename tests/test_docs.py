@@ -69,6 +69,23 @@ def test_the_comparison_of_ways_to_find_change_runs(finished, tmp_path):
     assert picture.stat().st_size > 5000
 
 
+@pytest.mark.slow
+def test_the_comparison_of_composites_runs(tmp_path):
+    """docs/imagery.md shows its table and its picture, and what it says of them holds."""
+    picture, figures = tmp_path / "composites.png", tmp_path / "composites.json"
+    command = [sys.executable, ROOT / "benchmarks/composites.py", "--picture", picture, "--json", figures]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    page = (ROOT / "docs/imagery.md").read_text(encoding="utf-8")
+    assert done.stdout.strip() in page, "docs/imagery.md shows another table"
+    rows = json.loads(figures.read_text())["rows"]
+    assert len(rows) == 18
+    for row in rows:
+        assert (row["contaminated"] > 0.05) == (row["name"] == "single scene")
+        assert row["name"] == "single scene" or row["contaminated"] <= 0.006
+    assert picture.stat().st_size > 20000
+
+
 def test_every_geoflow_command_is_one():
     """Commands are parsed by the real command line; the quick ones are run by tests/test_run.py."""
     import typer

@@ -161,7 +161,8 @@ def test_wrong_options_are_named(catalog, items: tuple[dict, ...]) -> None:
         composite_tile(items, grid(16), options(bands=("B99",)), catalog)
 
 
-def test_real_scenes_give_a_sane_composite() -> None:
+@pytest.mark.parametrize("method", ["median", "p25", "medoid", "geomedian", "best"])
+def test_real_scenes_give_a_sane_composite(method: str) -> None:
     folder = os.environ.get("GEOFLOW_REAL_DATA")
     if not folder:
         pytest.skip("GEOFLOW_REAL_DATA is not set: no real scenes")
@@ -171,7 +172,7 @@ def test_real_scenes_give_a_sane_composite() -> None:
     found = with_decisions(search(catalog, area, "2023-08-01", "2023-08-31", bands=bands).items, catalog)
     geobox = Grid.cover(area, "EPSG:3035", 120, 512, 256).geobox
     period = Period("august", date(2023, 8, 1), date(2023, 8, 31))
-    made = composite_tile(found, geobox, CompositeOptions((period,), bands), catalog).compute()
+    made = composite_tile(found, geobox, CompositeOptions((period,), bands, method=method), catalog).compute()
     image = made.reflectance.isel(period=0)
     inside = made.clear.isel(period=0).values > 0
     assert inside.mean() > 0.97
