@@ -169,6 +169,9 @@ def test_a_job_keeps_the_source_and_forgets_it_with_the_method(tiny_job: Callabl
     assert (source.dtype, source.attrs["nodata"]) == (np.uint16, NO_SOURCE == layout.NO_SOURCE and NO_SOURCE)
     values = source.values
     np.testing.assert_array_equal(values == NO_SOURCE, group["clear"].values == 0)
+    receipts = [json.loads(path.read_text()) for path in (tmp_path / "receipts/imagery/2018").glob("*.json")]
+    for number, name in enumerate(frozen):
+        assert sum(r["source_px"].get(name, 0) for r in receipts) == (values == number).sum()
     for period, days in group.attrs["periods"].items():
         used = np.unique(source.sel(period=period).values)
         dates = [frozen[n].split("_")[2] for n in used if n != NO_SOURCE]

@@ -88,6 +88,9 @@ class CompositeWork(TileWork):
             "empty_px": [int(n) for n in (clear == 0).sum(axis=(1, 2))],
             "pixels": tile.shape[0] * tile.shape[1],
         }
+        if self.numbers is not None:
+            taken = np.bincount(arrays["source"].ravel(), minlength=2**16)
+            content["source_px"] = {name: int(taken[number]) for name, number in self.numbers.items()}
         return Done(content, files)
 
 
