@@ -51,6 +51,25 @@ def test_clear_mask() -> None:
     assert not clear_mask(scl, np.zeros(scl.shape, bool)).any()
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_margins_and_specks_are_those_of_scipy(seed: int) -> None:
+    from scipy import ndimage
+
+    rng = np.random.default_rng(seed)
+    speck, dilate = int(rng.integers(1, 7)), int(rng.integers(0, 9))
+    scl = np.where(ndimage.gaussian_filter(rng.normal(size=(3, 60, 47)), (0, 2, 2)) > 0.1, 9, 4).astype(np.uint8)
+    cloud = (scl == 9).astype(np.uint8)
+    if speck > 1:
+        cloud = ndimage.grey_opening(cloud, size=(1, speck, speck), mode="nearest")
+    grown = ndimage.maximum_filter(cloud, size=(1, 2 * dilate + 1, 2 * dilate + 1), mode="constant")
+    wanted = ~((scl == 9) | ((grown > 0) & (dilate > 0)))
+    found = clear_mask(scl, dilate_px=dilate, speck_px=speck)
+    inner = (slice(None), slice(speck, -speck), slice(speck, -speck))  # at the very edge scipy replicates twice
+    core = inner if dilate == 0 else (slice(None), slice(16, -16), slice(16, -16))
+    np.testing.assert_array_equal(found[core], wanted[core])
+    assert 0 < found.mean() < 1
+
+
 def test_specks_mask_themselves_but_do_not_grow() -> None:
     scl = np.full((20, 20), 4, np.uint8)
     scl[3, 3], scl[10:13, 10:13] = 9, 9

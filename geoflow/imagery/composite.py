@@ -300,7 +300,8 @@ class _Composer:
             **how,
         )
         height, width = self.geobox.shape
-        return seen[:, pad : pad + height, pad : pad + width]
+        inner = seen[:, pad : pad + height, pad : pad + width]
+        return inner.map_blocks(np.ascontiguousarray, dtype=kind)  # once, not for every band
 
     def _classes(self, padded: GeoBox, pad: int, chunks: tuple[tuple[int, ...], ...]) -> da.Array:
         """SCL, with `DETECTED` where the detector found a cloud; dims (time, y, x), on a grid wider by a margin."""
