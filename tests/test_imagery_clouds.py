@@ -182,6 +182,7 @@ def test_omnicloudmask_says_which_files_to_bring(tmp_path: Path) -> None:
         find_detector("omnicloudmask", tmp_path)
 
 
+@pytest.mark.slow
 @omnicloudmask
 def test_omnicloudmask_runs_with_local_weights(tmp_path: Path) -> None:
     """The adapter, with weights that were never trained: what the library says is what comes back."""

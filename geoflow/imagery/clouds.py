@@ -236,7 +236,7 @@ def _omnicloudmask_names() -> tuple[tuple[str, str], ...]:
 def _omnicloudmask_files(folder: Path | None) -> tuple[Path, ...]:
     names = [name for name, _ in _omnicloudmask_names()]
     if not names:
-        raise CatalogError("cloud detector omnicloudmask: the installed package is too old; 1.5 or newer is needed")
+        raise CatalogError("cloud detector omnicloudmask: the installed package is too old; 1.8 or newer is needed")
     bring = f"bring {' and '.join(names)} from huggingface.co/NickWright/OmniCloudMask; geoflow downloads nothing"
     if folder is None:
         raise CatalogError(f"cloud detector omnicloudmask needs a folder with its weights: {bring}")
@@ -263,10 +263,12 @@ class OmniCloudMask:
 
         encoders = dict(_omnicloudmask_names())
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        # Its cache is keyed by path: other weights in the same place would not be seen.
+        load = getattr(load_model_from_weights, "__wrapped__", load_model_from_weights)
         self._models = []
         for path in options.weights:
             try:
-                model = load_model_from_weights(
+                model = load(
                     model_name=encoders[path.name], weights_path=path, model_library="smp", device=self._device
                 )
             except (RuntimeError, OSError, ValueError, SafetensorError) as error:
