@@ -39,12 +39,13 @@ def _renamed(corine: Legend, names: Mapping[int, str]) -> tuple[LegendClass, ...
     """CORINE's groups, and of its classes those in ``names``, under those names; the EEA's name becomes the alias."""
     deepest = corine.codes()
     kept = (e for e in corine.classes if e.code not in deepest or e.code in names)
-    return tuple(
-        LegendClass(e.code, names[e.code], e.colour, e.parent, e.name if e.name != names[e.code] else None)
-        if e.code in names
-        else e
-        for e in kept
-    )
+    return tuple(_under(names[e.code], e) if e.code in names else e for e in kept)
+
+
+def _under(name: str, entry: LegendClass) -> LegendClass:
+    """A class under another name; all its others become aliases."""
+    others = [other for other in (entry.name, *(entry.alias or "").split("|")) if other not in ("", name)]
+    return LegendClass(entry.code, name, entry.colour, entry.parent, "|".join(others) or None)
 
 
 def _data_lines(file: str) -> list[str]:

@@ -32,7 +32,10 @@ MAX_CODE = 65534
 
 @dataclass(frozen=True)
 class LegendClass:
-    """One class: its code, name, colour (red, green, blue; 0..255) and the code of the class one level up."""
+    """One class: its code, name, colour (red, green, blue; 0..255) and the code of the class one level up.
+
+    ``alias`` holds other names that it goes by, separated by ``|``.
+    """
 
     code: int
     name: str
@@ -124,14 +127,23 @@ class Legend:
     @cached_property
     def _by_name(self) -> dict[str, int]:
         """Plain name to code; where a name is met on several levels, as "Pastures", the deepest wins."""
-        names: dict[str, int] = {}
+        return {_plain(name): code for level in self.levels for code, name in self._names(level)}
+
+    @cached_property
+    def _by_loose_name(self) -> dict[str, int]:
+        """As `_by_name`, by `_loose` names; those that two classes of a level share are left out."""
+        found: dict[str, int] = {}
         for level in self.levels:
-            for code in self.codes(level):
-                entry = self._by_code[code]
-                names[_plain(entry.name)] = code
-                if entry.alias:
-                    names[_plain(entry.alias)] = code
-        return names
+            here: dict[str, set[int]] = {}
+            for code, name in self._names(level):
+                here.setdefault(_loose(name), set()).add(code)
+            found |= {name: codes.pop() for name, codes in here.items() if len(codes) == 1}
+        return found
+
+    def _names(self, level: int) -> list[tuple[int, str]]:
+        """(code, name) of the classes of a level, under all their names."""
+        classes = [self._by_code[code] for code in self.codes(level)]
+        return [(c.code, name) for c in classes for name in (*(c.alias or "").split("|"), c.name) if name]
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -207,8 +219,9 @@ class Legend:
     def code_of(self, name_or_code: str | int | np.integer) -> int:
         """The code of a class given by code (``311``, ``"311"``) or name.
 
-        Names are compared without case, punctuation and repeated spaces, and BigEarthNet's spellings are known ("Bare
-        rock" for the EEA's "Bare rocks"). A name met on several levels, such as "Pastures", means the deepest.
+        Names are compared without case, punctuation and repeated spaces, then also without spaces and plurals, and
+        BigEarthNet's and the newer EEA wordings are known ("Bare rock" for "Bare rocks", "Coastal salt marshes" for
+        "Salt marshes"). A name met on several levels, such as "Pastures", means the deepest.
 
         Raises
         ------
@@ -220,7 +233,7 @@ class Legend:
         text = str(name_or_code).strip()
         if text.isdecimal():
             return self._class(int(text)).code
-        code = self._by_name.get(_plain(text))
+        code = self._by_name.get(_plain(text), self._by_loose_name.get(_loose(text)))
         if code is None:
             near = difflib.get_close_matches(_plain(text), self._by_name, n=3)
             names = ", ".join(dict.fromkeys(repr(self.label(self._by_name[n])) for n in near))
@@ -318,7 +331,7 @@ def legend(source: str | Path) -> Legend:
         ``"corine"`` (44 classes, levels 1 to 3), ``"bigearthnet-43"`` (CORINE without 335), ``"bigearthnet-19"``
         (levels 1 and 2; its codes are explained in ``geoflow/data/README.md``), or a path to a CSV file with columns
         ``code,name,colour`` (``#rrggbb``) and, if wanted, ``parent`` (code of the class one level up), ``grid_code``
-        (code in a raster edition) and ``alias`` (another name).
+        (code in a raster edition) and ``alias`` (other names, separated by ``|``).
 
     Raises
     ------
@@ -425,3 +438,8 @@ def _int_table(values: Mapping[str, int]) -> dict[int, int]:
 def _plain(name: str) -> str:
     """A name without case, punctuation and repeated spaces, to compare by."""
     return " ".join("".join(c if c.isalnum() else " " for c in name.casefold()).split())
+
+
+def _loose(name: str) -> str:
+    """A plain name without spaces and plurals: "Peat bogs", "Peatbogs" and "peat-bog" are one."""
+    return "".join(word.removesuffix("s") for word in _plain(name).split())

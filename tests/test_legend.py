@@ -86,7 +86,16 @@ def test_bigearthnet_tables_equal_the_published_ones():
         ("Bare rock", 332),
         ("Bare rocks", 332),
         ("Natural grassland", 321),
+        ("Natural grasslands", 321),
         ("PEATBOGS", 412),
+        ("Peat bogs", 412),
+        ("peat-bog", 412),
+        ("Transitional woodland shrubs", 324),
+        ("Nonirrigated arable land", 211),
+        ("Sport and leisure facility", None),
+        ("Industrial or commercial units and public facilities", 121),
+        ("Coastal salt marshes", 421),
+        ("Beaches, dunes and sand plains", 331),
         (" Transitional   woodland/shrub ", 324),
         ("Transitional woodland-shrub", 324),
         ("Pastures", 231),
@@ -99,7 +108,18 @@ def test_bigearthnet_tables_equal_the_published_ones():
     ],
 )
 def test_names_are_found_in_every_known_spelling(name, code):
-    assert CORINE.code_of(name) == code
+    if code is None:
+        with pytest.raises(LegendError, match="did you mean 'Sport and leisure facilities'"):
+            CORINE.code_of(name)
+    else:
+        assert CORINE.code_of(name) == code
+
+
+def test_no_two_classes_are_told_apart_by_a_plural_alone(tmp_path):
+    own = legend(write_csv(tmp_path, "code,name,colour,alias", "1,Lake,#000001,Pond|Mere", "2,Lakes,#000002,"))
+    assert [own.code_of(name) for name in ("lake", "lakes", "mere", "ponds")] == [1, 2, 1, 1]
+    with pytest.raises(LegendError, match="has no class named 'la ke'"):
+        own.code_of("la ke")
 
 
 def test_an_unknown_name_is_refused_with_near_ones():
