@@ -7,6 +7,8 @@ its own BigEarthNet patches, then measures in one run:
 
 floor     rasterio.features.rasterize of the polygons that meet the tile, already read and in the tile's CRS
 ours      geoflow.labels.load_labels: read with a spatial filter, reproject, order, rasterise
+tenth     the same from a file with a tenth of the polygons: what memory depends on the size of the file
+stage     geoflow.labels.load_label_tile, as the labels stage calls it: with margin, claims and distances to borders
 usual     geopandas.read_file of the whole file, to_crs, rasterio.features.rasterize, as users write it
 decode    the patches' TIFFs opened and read with rasterio, nothing else
 patches   geoflow.labels.read_patches: the same TIFFs interpolated to 10 m, with their labels
@@ -31,7 +33,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.geom import BoundingBox
 from rasterio.transform import from_origin
 
-from geoflow.labels import load_labels, read_patches
+from geoflow.labels import load_label_tile, load_labels, read_patches
 from geoflow.labels.bigearthnet import NATIVE_PX
 from geoflow.legends import legend
 
@@ -50,14 +52,19 @@ def main() -> None:
         source = make_polygons(Path(folder) / "national.gpkg", polygons)
         tile = make_tile(side, polygons)
         root = make_patches(Path(folder) / "patches", patches)
-        pixels = {name: (run, side * side) for name, run in polygon_variants(source, tile).items()}
+        tenth = make_polygons(Path(folder) / "tenth.gpkg", polygons // 10)
+        variants = polygon_variants(source, tile)
+        variants["tenth"] = lambda: load_labels(tenth, make_tile(side, polygons // 10), "corine")
+        pixels = {name: (run, side * side) for name, run in variants.items()}
         files = patches * 120 * 120 * len(PATCH_BANDS)
         pixels |= {name: (run, files) for name, run in patch_variants(root).items()}
         rows = [measure(name, run, count, repeats) for name, (run, count) in pixels.items()]
-    seconds = {row.name: row.seconds for row in rows}
+    seconds, peaks = {row.name: row.seconds for row in rows}, {row.name: row.peak_mb for row in rows}
     ratios = {
         "time_over_floor": seconds["ours"] / seconds["floor"],
+        "stage_over_floor": seconds["stage"] / seconds["floor"],
         "speed_over_usual": seconds["usual"] / seconds["ours"],
+        "mb_over_tenth_of_file": max(1.0, peaks["ours"]) / max(1.0, peaks["tenth"]),
         "patches_over_decode": seconds["decode"] / seconds["patches"],
     }
     title = f"{side} x {side} px, {polygons} polygons in the file, {patches} patches, median of {repeats}"
@@ -121,6 +128,7 @@ def polygon_variants(source: Path, tile: GeoBox) -> dict[str, Callable[[], Any]]
     return {
         "floor": lambda: rasterise(placed),
         "ours": lambda: load_labels(source, tile, "corine"),
+        "stage": lambda: load_label_tile(source, tile, legend("corine")),
         "usual": lambda: rasterise(geopandas.read_file(source).to_crs(TILE_CRS)),
     }
 

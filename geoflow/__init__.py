@@ -28,6 +28,7 @@ _PUBLIC = {
     "generalise": ("geoflow.mapping.generalise", "generalise"),
     "legend": ("geoflow.legends", "legend"),
     "load_catalog": ("geoflow.imagery", "load_catalog"),
+    "load_change_labels": ("geoflow.labels", "load_change_labels"),
     "load_cube": ("geoflow.imagery", "load_cube"),
     "load_job": ("geoflow.jobs.jobfile", "load_job"),
     "load_labels": ("geoflow.labels", "load_labels"),
@@ -54,6 +55,7 @@ __all__ = [
     "generalise",
     "legend",
     "load_catalog",
+    "load_change_labels",
     "load_cube",
     "load_job",
     "load_labels",
@@ -74,7 +76,7 @@ if TYPE_CHECKING:
     from geoflow.inputs import InputSpec
     from geoflow.jobs.jobfile import load_job
     from geoflow.jobs.run import run_job as run
-    from geoflow.labels import load_labels
+    from geoflow.labels import load_change_labels, load_labels
     from geoflow.legends import Legend, legend
     from geoflow.mapping.areas import areas
     from geoflow.mapping.changepatches import change_patches

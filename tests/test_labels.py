@@ -86,7 +86,7 @@ def test_a_hole_stays_empty_and_a_bow_tie_is_mended(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".shp", ".gdb", ".fgb", ".geojson", ".parquet"])
-@pytest.mark.parametrize("crs", [CRS, "EPSG:3035", "EPSG:4326"])
+@pytest.mark.parametrize("crs", [CRS, "EPSG:3035", "EPSG:4326", "EPSG:3045"])  # the last: northing before easting
 def test_every_kind_of_file_and_crs_gives_the_same_pixels(tmp_path, suffix, crs):
     if suffix == ".geojson" and crs != "EPSG:4326":
         pytest.skip("GeoJSON is in EPSG:4326 alone")
@@ -201,6 +201,21 @@ def test_a_raster_of_grid_codes(tmp_path, dtype, nodata):
     assert check_labels(source, GRID, "corine").coding == "grid_code"
     codes = load_labels(source, GRID, "corine").values
     assert (codes[0, 0], codes[0, 49], codes[39, 0], codes[39, 49]) == (311, 523, 0, 0)
+
+
+def test_a_raster_as_the_eea_ships_it(tmp_path):
+    """int8 with nodata -128 and a colour table."""
+    values = np.where(np.arange(50) < 25, 23, -128)[None].repeat(40, 0).astype(np.int8)
+    values[-1] = 44  # 23 alone could be a code of level 2
+    source = write_raster(tmp_path / "a.tif", values, nodata=-128)
+    codes = load_labels(source, GRID, "corine").values
+    assert (codes[:-1, :25] == 311).all()
+    assert (codes[:-1, 25:] == 0).all()
+    assert (codes[-1] == 523).all()
+    coloured = write_raster(tmp_path / "b.tif", np.where(values < 0, 0, values).astype(np.uint8))
+    with rasterio.open(coloured, "r+") as dst:
+        dst.write_colormap(1, {23: (128, 255, 0, 255), 44: (230, 242, 255, 255)})
+    np.testing.assert_array_equal(load_labels(coloured, GRID, "corine").values, codes)
 
 
 def test_a_raster_of_codes_and_beyond_its_border(tmp_path):

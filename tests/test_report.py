@@ -182,6 +182,15 @@ def test_empty_parts_are_absent_too(tmp_path: Path, corine: Legend) -> None:
     assert write(tmp_path, empty, corine).ids == []
 
 
+def test_change_alone_may_have_a_truth(tmp_path: Path, corine: Legend) -> None:
+    summary = copy.deepcopy(SUMMARY)
+    summary["accuracy"] = {key: summary["accuracy"][key] for key in ("where", "change")} | {"pixels": {}, "epochs": {}}
+    page = write(tmp_path, summary, corine)
+    assert "accuracy" in page.ids
+    assert "Area bias, %" in page.words
+    assert "Share of pixels with the right class" not in page.words
+
+
 def test_the_statement_compares_map_and_labels(tmp_path: Path, corine: Legend) -> None:
     words = write(tmp_path, SUMMARY, corine).words
     assert "the map is right on 91.2\u202f% of the pixels in the held-out blocks" in words

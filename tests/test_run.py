@@ -151,6 +151,20 @@ def test_accuracy_of_change_is_that_of_the_whole_country(finished):
     assert found["patches"]["true"] > 0
 
 
+def test_change_is_compared_with_a_layer_of_changes(own_copy, tiny_job, tiny_country):
+    """The sample's polygons of change are the difference of its truths, so all figures must be the same."""
+    _, out = own_copy
+    before = summary_of(out)["accuracy"]["change"]
+    layer = {"change_truth": f"{tiny_country / 'truth/change_2018_2024.gpkg'}|layername=change"}
+    gf.run(gf.load_job(tiny_job(evaluate=layer)), out, cluster="threads")
+    summary = summary_of(out)
+    assert {name for name, stage in summary["stages"].items() if stage["done"]} == {"evaluate"}
+    assert summary["accuracy"]["change"] == before
+    assert before["all"]["true_px"] > 0
+    assert "map" not in summary["accuracy"]
+    assert geoflow("status", out).returncode == 0
+
+
 def test_the_generalised_map_is_that_of_the_whole_country(finished):
     from geoflow.mapping.generalise import generalise_levels, smooth
 

@@ -26,7 +26,6 @@ from geoflow.learning.samples import (
     SamplerOptions,
     held_out_blocks,
     held_out_mask,
-    near_border,
     survey,
 )
 from geoflow.learning.train import ClassifierOptions, SegmenterOptions, fit_classifier, fit_segmenter
@@ -189,10 +188,50 @@ def test_windows_near_an_edge_are_padded_with_nodata() -> None:
     assert (target[20:] == IGNORE).all()
 
 
-def test_borders() -> None:
-    classes = np.zeros((1, 9), int)
-    classes[:, 5:] = 1
-    assert near_border(classes, 2)[0].tolist() == [False, False, False, True, True, True, True, False, False]
+def bordered_windows(count: int, **options: Any) -> list[tuple[Any, Any]]:
+    """Windows of two halves, with distances to the border between them; imagery is the column."""
+    labels = np.repeat(np.array([311, 512], np.uint16), 64)[None].repeat(128, 0)
+    far = (np.abs(np.arange(128) - 63.5) * 10).astype(np.int16)[None].repeat(128, 0)
+    cube = np.arange(128, dtype=np.int16)[None, None, None].repeat(128, 2)
+    found = survey(labels, None, 128, CODES)
+    windows = Sampler(cube, labels, found, None, SamplerOptions(window_px=32, seed=3, **options), far).raw()
+    return [next(windows) for _ in range(count)]
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_labels_near_a_border_count_less(weight: float) -> None:
+    near, kept_far = [], []
+    for cube, target in bordered_windows(60, border_m=50, border_weight=weight):
+        far = np.abs(cube[0, 0] - 63.5) * 10 >= 50
+        kept_far.append((target[far] != IGNORE).all())
+        near.append(target[~far] != IGNORE)
+    assert all(kept_far)
+    share = np.concatenate(near)
+    assert len(share) > 1000
+    assert abs(share.mean() - weight) < (0.03 if 0 < weight < 1 else 1e-9)
+
+
+def test_no_window_is_chosen_for_a_label_near_a_border() -> None:
+    """With distances that spare one pixel alone, every window holds that pixel."""
+    labels = np.full((64, 64), 311, np.uint16)
+    far = np.zeros((64, 64), np.int16)
+    far[40, 8] = 100
+    found = survey(labels, None, 64, CODES)
+    options = SamplerOptions(window_px=32, border_m=50, border_weight=1.0)
+    windows = Sampler(position_coded((64, 64)), labels, found, None, options, far).raw()
+    for _ in range(20):
+        y, x = next(windows)[0][0]
+        assert ((y == 40) & (x == 8)).any()
+
+
+def test_distances_to_borders_must_be_given_where_they_are_needed() -> None:
+    labels = np.full((64, 64), 311, np.uint16)
+    found, cube = survey(labels, None, 64, CODES), position_coded((64, 64))
+    for far, says in ((None, "no distances to borders are given"), (np.zeros((64, 63), np.int16), "do not lie on")):
+        with pytest.raises(LabelError, match=says):
+            Sampler(cube, labels, found, None, SamplerOptions(border_m=50), far)
+    with pytest.raises(ModelError, match=r"border_weight within 0\.\.1, not 50, 1\.5"):
+        SegmenterOptions(border_m=50, border_weight=1.5)
 
 
 def test_the_prefetching_thread_hands_on_its_error() -> None:

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoflow.jobs.tasks import Done
+from geoflow.jobs.work import ChangeLayer
 
 if TYPE_CHECKING:
     import geopandas
+    import numpy as np
+    from numpy.typing import NDArray
+    from odc.geo.geobox import GeoBox
 
     from geoflow.legends import Legend
     from geoflow.mapping.changepatches import Pieces
@@ -94,14 +98,14 @@ class PatchesWork:
 class PatchAccuracyWork:
     """The patches of a change map against those of a truth. One task reads all tiles: a patch may lie in many.
 
-    ``truth`` has the class codes of both epochs; what differs is the true change.
+    ``truth`` has the class codes of both epochs, and what differs is the true change; or it is a layer of changes.
     """
 
     store: Path
     group: str
     tiles: tuple[str, ...]
     legend: Legend
-    truth: tuple[Path, Path]
+    truth: tuple[Path, Path] | ChangeLayer
     min_px: int
 
     def __call__(self) -> Done:
@@ -112,8 +116,6 @@ class PatchAccuracyWork:
         return Done({"patches": {"min_px": self.min_px, **patch_accuracy(self._compared, geobox, self.min_px)}})
 
     def _compared(self) -> Iterator[Compared]:
-        from geoflow.labels import load_labels
-        from geoflow.mapping.change import true_change
         from geoflow.mapping.patchaccuracy import Compared
         from geoflow.store.zarr import open_for_writing
 
@@ -121,5 +123,13 @@ class PatchAccuracyWork:
         mapped = store.dataset(self.group, dask=False)["change"]
         for name in self.tiles:
             tile = store.grid.tile_by_id(name)
-            before, after = (load_labels(path, tile.geobox, self.legend).values for path in self.truth)
-            yield Compared(true_change(before, after), mapped.isel(tile.region).values, tile.y, tile.x)
+            yield Compared(self._true(tile.geobox), mapped.isel(tile.region).values, tile.y, tile.x)
+
+    def _true(self, geobox: GeoBox) -> NDArray[np.uint8]:
+        from geoflow.labels import load_labels
+        from geoflow.mapping.change import true_change
+
+        if isinstance(self.truth, ChangeLayer):
+            return self.truth.on(geobox)
+        before, after = (load_labels(path, geobox, self.legend).values for path in self.truth)
+        return true_change(before, after)

@@ -29,6 +29,8 @@ def check_job(flow: Flow, console: Console) -> None:
     _check_tiles(flow)
     if flow.job.labels is not None:
         _check_labels(flow)
+    if flow.change_layer is not None:
+        _check_change_layer(flow)
     if flow.job.classifier is not None:
         _ = flow.classifier_options
     if flow.job.train is not None:
@@ -61,6 +63,18 @@ def _check_labels(flow: Flow) -> None:
         check_labels(section.source, flow.area, flow.legend, section.column)
     except GeoflowError as error:
         raise JobError(f"labels: {error}") from error
+
+
+def _check_change_layer(flow: Flow) -> None:
+    from geoflow.labels import check_changes
+
+    layer = flow.change_layer
+    if layer is None:
+        return
+    try:
+        check_changes(layer.path, flow.area, layer.legend, layer.columns)
+    except GeoflowError as error:
+        raise JobError(f"evaluate.change_truth: {error}") from error
 
 
 def _check_net(flow: Flow) -> None:

@@ -53,7 +53,8 @@ def evaluate_run(out: Path, truth: Mapping[str, Path]) -> dict[str, Any]:
         If there is no such run, it has no map of an epoch, or a truth is missing.
     """
     config = read_summary(out)["config"]
-    config["evaluate"] = {"truth": {epoch: str(path.resolve()) for epoch, path in truth.items()}}
+    given = {epoch: str(path.resolve()) for epoch, path in truth.items()}
+    config["evaluate"] = {**(config.get("evaluate") or {}), "truth": given}
     for epoch, path in truth.items():
         if not path.exists():
             raise JobError(f"--truth {epoch}: there is no {path}")

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from geoflow.errors import JobError
 from geoflow.jobs import changework, generalwork, mapwork, work
@@ -323,11 +324,13 @@ class Flow(LearningFlow):
 
     def _evaluate_tasks(self) -> list[Task]:
         section, labels = self.section("evaluate"), self.job.labels
-        change = self.job.change
-        if change is not None and not {change.before, change.after} <= set(section.truth):
+        change, layer = self.job.change, self.change_layer
+        if change is not None and layer is None and not {change.before, change.after} <= set(section.truth):
             change = None
         against = {labels.epoch: f"labels/{labels.name}"} if labels and labels.epoch in section.truth else {}
         stamps = {epoch: file_stamp(path) for epoch, path in section.truth.items()}
+        if layer is not None:
+            stamps["change"] = [file_stamp(layer.path), layer.columns]
         read_by_tile = _by_tile(
             self._map_ids(),
             {t.key: t.id for t in self._label_tasks} if labels else {},
@@ -345,22 +348,34 @@ class Flow(LearningFlow):
                 (change.before, change.after, f"change/{change.before}-{change.after}") if change else None,
                 self.legend,
                 self.held_out,
+                layer,
             )
             tasks.append(self._task("evaluate", tile.id, [tile.id, read, stamps], doing))
         if change is not None:
-            tasks.append(self._patch_accuracy_task(change.before, change.after, section.truth))
+            tasks.append(self._patch_accuracy_task(change.before, change.after, section.truth, stamps))
         return tasks
 
-    def _patch_accuracy_task(self, before: str, after: str, truth: Mapping[str, Path]) -> Task:
+    @property
+    def change_layer(self) -> work.ChangeLayer | None:
+        """The polygons that change is compared with, where the job names some."""
+        section = self.job.evaluate
+        if section is None or section.change_truth is None:
+            return None
+        return work.ChangeLayer(section.change_truth, section.change_columns, self.legend)
+
+    def _patch_accuracy_task(
+        self, before: str, after: str, truth: Mapping[str, Path], stamps: Mapping[str, Any]
+    ) -> Task:
         doing = changework.PatchAccuracyWork(
             self.store_path,
             f"change/{before}-{after}",
             tuple(t.id for t in self.tiles),
             self.legend,
-            (truth[before], truth[after]),
+            self.change_layer or (truth[before], truth[after]),
             self.mmu_px,
         )
-        parts = [file_stamp(truth[before]), file_stamp(truth[after]), [t.id for t in self._change_tasks()]]
+        of_truth = stamps["change"] if self.change_layer else [stamps[before], stamps[after]]
+        parts = [*of_truth, [t.id for t in self._change_tasks()]]
         return self._task("evaluate", "patches", [self.mmu_px, *parts], doing)
 
 

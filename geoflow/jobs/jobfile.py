@@ -206,7 +206,9 @@ def _input_paths(job: Job) -> list[tuple[str, Path]]:
         found += [("change.zones", job.change.zones)]
     if job.evaluate:
         found += [(f"evaluate.truth.{epoch}", path) for epoch, path in job.evaluate.truth.items()]
-    return [(key, Path(path)) for key, path in found if path is not None and "://" not in str(path)]
+        found += [("evaluate.change_truth", job.evaluate.change_truth)]
+    local = ((key, str(path)) for key, path in found if path is not None)
+    return [(key, Path(path.partition("|layername=")[0])) for key, path in local if "://" not in path]
 
 
 def check_inputs_exist(job: Job) -> None:

@@ -166,6 +166,9 @@ def file_stamp(path: Path) -> list[Any]:
     A file's content; of one too large to read at every start, its size and time of change; of a folder, its names; of a
     file geodatabase, those of its files. A shapefile is stamped with the files beside it that hold its codes and CRS.
     """
+    file, bar, layer = str(path).partition("|layername=")
+    if bar:
+        return [layer, *file_stamp(Path(file))]
     if path.suffix.lower() == ".gdb":
         return [path.name, *(_size_and_time(entry) for entry in sorted(path.iterdir()))]
     if path.is_dir():

@@ -50,7 +50,7 @@ def _table(model: type[BaseModel]) -> str:
         section = _section(field)
         below = f"see [below](#{name})" if section else ""
         what = "; ".join(part for part in (field.description, below) if part)
-        rows.append(f"| `{field.alias or name}` | {default} | {what} |")
+        rows.append(f"| `{field.alias or name}` | {default} | {what.replace('|', chr(92) + '|')} |")
     return "\n".join(rows) + "\n"
 
 

@@ -216,7 +216,7 @@ class Labels(Section):
     """What the segmentation learns from."""
 
     name: Name = Field("labels", description="group in the store: labels/<name>")
-    source: Path = Field(description="vector or raster file")
+    source: Path = Field(description="vector or raster file; `file|layername=NAME` picks a layer")
     legend: str = Field("corine", description="corine, or a path to a CSV (code, name, colour)")
     column: str | None = Field(None, description="column of codes in a vector file; found by itself if possible")
     epoch: Name = Field(description="the epoch of imagery that the labels describe")
@@ -303,7 +303,25 @@ class Change(Section):
 class Evaluate(Section):
     """How good it is, where the truth is known."""
 
-    truth: dict[Name, Path] = Field(min_length=1, description="epoch -> raster of class codes")
+    truth: dict[Name, Path] = Field(default_factory=dict, description="epoch -> raster or polygons of class codes")
+    change_truth: Path | None = Field(
+        None,
+        description="polygons of change between the epochs of `change`, such as CLC-Change, instead of the difference "
+        "of two truths; `file|layername=NAME` picks a layer",
+    )
+    change_columns: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        max_length=2,
+        description="its columns with the class before and after, or the one that holds both; found by themselves if "
+        "named like `Code_12` and `Code_18`",
+    )
+
+    @model_validator(mode="after")
+    def _some_truth(self) -> Evaluate:
+        if not self.truth and self.change_truth is None:
+            raise ValueError("give truth, change_truth or both")
+        return self
 
 
 class Publish(Section):
@@ -346,8 +364,6 @@ class Job(Section):
                 raise ValueError("predict: needs either a train section or predict.model, a trained model folder")
         if self.generalise and self.predict is None:
             raise ValueError("generalise: works on maps; a predict section must be in the job")
-        if self.generalise and self.predict is None:
-            raise ValueError("generalise: works on maps; a predict section must be in the job")
         self._check_epoch("labels.epoch", [] if self.labels is None else [self.labels.epoch], epochs)
         self._check_epoch("predict.epochs", (self.predict and self.predict.epochs) or [], epochs)
         if self.change and self.predict:
@@ -356,6 +372,8 @@ class Job(Section):
             if self.predict is None:
                 raise ValueError("evaluate: compares maps with a truth; a predict section must be in the job")
             self._check_epoch("evaluate.truth", list(self.evaluate.truth), self.mapped_epochs)
+            if self.evaluate.change_truth and self.change is None:
+                raise ValueError("evaluate.change_truth: compares a change map; a change section must be in the job")
         return self
 
     def _check_epoch(self, key: str, names: Sequence[str], accepted: Sequence[str]) -> None:

@@ -193,9 +193,23 @@ def accuracy_summary(receipts: Iterable[Mapping[str, Any]], flow: Flow) -> dict[
     receipts = [r for r in every if "matrices" in r]
     truth_epochs = list(flow.job.evaluate.truth) if flow.job.evaluate else []
     labels = flow.job.labels
-    epoch = labels.epoch if labels and labels.epoch in truth_epochs else truth_epochs[0]
     where = "held_out" if flow.held_out is not None else "all"
-    found: dict[str, Any] = {"epoch": epoch, "where": where, "everywhere": {}, "pixels": {}, "epochs": {}}
+    found: dict[str, Any] = {"where": where, "everywhere": {}, "pixels": {}, "epochs": {}}
+    if truth_epochs:
+        epoch = labels.epoch if labels and labels.epoch in truth_epochs else truth_epochs[0]
+        found |= {"epoch": epoch, **_of_maps(receipts, epoch, truth_epochs, where, flow)}
+    if any(r["change"] for r in receipts):
+        found["change"] = {part: _change_figures(receipts, part) for part in ("held_out", "all")}
+    for patches in (r["patches"] for r in every if "patches" in r):
+        found["change"]["patches"] = patches
+    return found
+
+
+def _of_maps(
+    receipts: Sequence[Mapping[str, Any]], epoch: str, truth_epochs: Sequence[str], where: str, flow: Flow
+) -> dict[str, Any]:
+    """Maps and labels against the truth of their epochs."""
+    found: dict[str, Any] = {"everywhere": {}, "pixels": {}, "epochs": {}}
     for kind in ("map", "labels"):
         if any(epoch in r["matrices"].get(kind, {}) for r in receipts):
             found[kind] = _overall(receipts, kind, epoch, where, flow)
@@ -206,10 +220,6 @@ def accuracy_summary(receipts: Iterable[Mapping[str, Any]], flow: Flow) -> dict[
     found |= _details(receipts, epoch, where, flow)
     for other in truth_epochs:
         found["epochs"][other] = {"map": _overall(receipts, "map", other, where, flow)}
-    if any(r["change"] for r in receipts):
-        found["change"] = {part: _change_figures(receipts, part) for part in ("held_out", "all")}
-    for patches in (r["patches"] for r in every if "patches" in r):
-        found["change"]["patches"] = patches
     return found
 
 

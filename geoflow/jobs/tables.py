@@ -81,6 +81,23 @@ def _print_paths(console: Console, out: Path) -> None:
 
 def print_accuracy(console: Console, accuracy: Mapping[str, Any]) -> None:
     """The map against the truth, beside the labels that it learned from."""
+    if "map" in accuracy:
+        _print_maps(console, accuracy)
+    if (change := accuracy.get("change", {}).get("all")) and change["f1"] is not None:
+        console.print(
+            f"  change everywhere: F1 {change['f1']:.2f}, precision {change['precision'] or 0:.2f}, "
+            f"recall {change['recall'] or 0:.2f}",
+            highlight=False,
+        )
+    if (patches := accuracy.get("change", {}).get("patches")) and patches["f1"] is not None:
+        console.print(
+            f"  patches of change: F1 {patches['f1']:.2f}, {patches['found']} of {patches['true']} found, "
+            f"{patches['right']} of {patches['mapped']} right",
+            highlight=False,
+        )
+
+
+def _print_maps(console: Console, accuracy: Mapping[str, Any]) -> None:
     held = accuracy["where"] == "held_out"
     pixels = accuracy["pixels"]["held_out" if held else "all"]
     place = "in blocks held out of training" if held else "everywhere"
@@ -96,18 +113,6 @@ def print_accuracy(console: Console, accuracy: Mapping[str, Any]) -> None:
         if epoch != accuracy["epoch"]:
             shares = ", ".join(f"{level.replace('level', 'level ')} {_percent(s)}" for level, s in other["map"].items())
             console.print(f"  map of {epoch}: {shares}", highlight=False)
-    if (change := accuracy.get("change", {}).get("all")) and change["f1"] is not None:
-        console.print(
-            f"  change everywhere: F1 {change['f1']:.2f}, precision {change['precision'] or 0:.2f}, "
-            f"recall {change['recall'] or 0:.2f}",
-            highlight=False,
-        )
-    if (patches := accuracy.get("change", {}).get("patches")) and patches["f1"] is not None:
-        console.print(
-            f"  patches of change: F1 {patches['f1']:.2f}, {patches['found']} of {patches['true']} found, "
-            f"{patches['right']} of {patches['mapped']} right",
-            highlight=False,
-        )
 
 
 def _percent(share: float | None) -> str:

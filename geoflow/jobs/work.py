@@ -20,6 +20,7 @@ from geoflow.jobs.tasks import Done
 
 if TYPE_CHECKING:
     import xarray as xr
+    from odc.geo.geobox import GeoBox
 
     from geoflow.grid import Tile
     from geoflow.imagery import Catalog, CompositeOptions
@@ -192,11 +193,11 @@ class TrainWork:
         store = open_for_writing(self.store)
         # Without Dask: the sampler reads in a thread of its own, and must not ask the cluster that waits for it.
         reflectance = store.dataset(self.imagery, dask=False)["reflectance"]
-        labels = store.dataset(self.labels, dask=False)[f"level{self.legend.levels[-1]}"]
+        labels = store.dataset(self.labels, dask=False)
         encoder = None if self.encoder is None else load_model(self.encoder).trained
         trained = fit_segmenter(
             reflectance,
-            labels,
+            labels[f"level{self.legend.levels[-1]}"],
             self.legend,
             tuple(str(b) for b in reflectance["band"].values),
             tuple(str(p) for p in reflectance["period"].values),
@@ -204,6 +205,7 @@ class TrainWork:
             progress_reporter(),
             encoder=encoder,
             held_out=self.held_out,
+            border_m=labels["border_m"] if self.options.border_m > 0 else None,
         )
         sha256 = save_model(self.target, trained)
         return Done({"sha256": sha256, "classes": list(trained.card.codes)}, _model_files(self.target))
@@ -211,6 +213,22 @@ class TrainWork:
 
 def _model_files(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(p for p in folder.iterdir() if p.is_file()))
+
+
+@dataclass(frozen=True)
+class ChangeLayer:
+    """Polygons of change that are a truth."""
+
+    path: Path
+    columns: tuple[str, ...] | None
+    legend: Legend
+
+    def on(self, geobox: GeoBox) -> NDArray[np.uint8]:
+        """0 unknown, 1 unchanged, 2 changed, as in a change map; dims (y, x)."""
+        from geoflow.labels import load_change_labels
+
+        found: NDArray[np.uint8] = load_change_labels(self.path, geobox, self.legend, self.columns)["change"].values
+        return found
 
 
 @dataclass(frozen=True)
@@ -223,6 +241,7 @@ class EvaluateWork(TileWork):
     change: tuple[str, str, str] | None
     legend: Legend
     held_out: HeldOut | None
+    change_layer: ChangeLayer | None = None
 
     def __call__(self) -> Done:
         from geoflow.labels import load_labels
@@ -258,7 +277,10 @@ class EvaluateWork(TileWork):
         if self.change is None:
             return {}
         before, after, group = self.change
-        true = true_change(truth[before], truth[after])
+        if self.change_layer is not None:
+            true = self.change_layer.on(tile.geobox)
+        else:
+            true = true_change(truth[before], truth[after])
         mapped = store.dataset(group).isel(tile.region)["change"].values
         return {"held_out": _matrix(true, mapped, held), "all": _matrix(true, mapped, np.ones_like(held))}
 

@@ -2,6 +2,7 @@
 
 from geoflow.labels.bigearthnet import find_patches, read_patch, read_patches
 from geoflow.labels.borders import border_distance
+from geoflow.labels.changelabels import check_changes, load_change_labels
 from geoflow.labels.patches import Patches, open_patches, write_patches
 from geoflow.labels.rasterise import LabelTile, load_label_tile, load_labels
 from geoflow.labels.source import LabelSource, check_labels
@@ -11,8 +12,10 @@ __all__ = [
     "LabelTile",
     "Patches",
     "border_distance",
+    "check_changes",
     "check_labels",
     "find_patches",
+    "load_change_labels",
     "load_label_tile",
     "load_labels",
     "open_patches",

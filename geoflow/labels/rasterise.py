@@ -131,7 +131,8 @@ def _rasterised(
 def _from_vector(
     source: LabelSource, geobox: GeoBox, legend: Legend
 ) -> tuple[NDArray[np.unsignedinteger[Any]], NDArray[np.uint8]]:
-    fids, shapes, values = read_features(source.path, source.layer, source.column or "", source.bounds_of(geobox))
+    columns = [source.column or ""]
+    fids, shapes, (values,) = read_features(source.path, source.layer, columns, source.bounds_of(geobox))
     kept = np.array([shape is not None and not shape.is_empty for shape in shapes], bool)
     fids, shapes, values = fids[kept], valid_polygons(shapes[kept], source.path), values[kept]
     codes = value_codes(values, legend, source.where, source.coding)

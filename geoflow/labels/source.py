@@ -17,22 +17,21 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 from pyproj import CRS, Transformer
-from pyproj.exceptions import CRSError
 from rasterio.errors import RasterioIOError
 from rasterio.windows import Window, from_bounds
 
 from geoflow.errors import LabelError
 from geoflow.labels.coding import CODINGS, as_integers, as_text, coding_tables, tell_coding, value_codes
-from geoflow.labels.features import Bounds, parquet_meta, read_features
+from geoflow.labels.features import Bounds, read_features
+from geoflow.labels.layers import PARQUET_SUFFIXES, VECTOR_SUFFIXES, find_layer
 from geoflow.legends import NODATA_CODE, Legend, listed
 from geoflow.legends import legend as find_legend
 
-VECTOR_SUFFIXES = (".gpkg", ".shp", ".gdb", ".fgb", ".geojson", ".json")
-PARQUET_SUFFIXES = (".parquet", ".geoparquet")
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".img")
 
-# Names met in the wild: Code_18, CODE_18, CLC_CODE, clc_code, CLC18, code_12, code, GRID_CODE ...; underscores left out
-_CODE_COLUMN = re.compile(r"(code|clc|clccode|corine|class|gridcode)(\d\d|\d{4})?")
+# Names met in the wild: Code_18, CODE_18, CLC_CODE, clc_code, CLC18, code_12, code, GRID_CODE; underscores left out.
+# Four digits are a year, or the column is of a change layer: CLC12_18.
+_CODE_COLUMN = re.compile(r"(code|clc|clccode|codeclc|corine|class|gridcode)(\d\d|(19|20)\d\d)?")
 _WHOLE_READ_PX = 32_000_000
 _SAMPLE_WINDOWS, _SAMPLE_PX = 256, 256
 
@@ -70,16 +69,27 @@ class LabelSource:
         """The file and the column, for messages."""
         return f"{self.path}, column {self.column!r}" if self.column else self.path
 
-    def bounds_of(self, area: GeoBox | Geometry, margin_px: float = 2.0) -> Bounds:
-        """Bounds of an area in this source's CRS, edges densified, with a margin: what to read to miss nothing."""
-        box = area.boundingbox
-        left, bottom, right, top = transformer(wkt_of(area), self.crs).transform_bounds(*box.bbox, densify_pts=41)
-        if not np.isfinite([left, bottom, right, top]).all():
-            raise LabelError(f"{self.path}: the area {box.bbox} has no coordinates in the CRS of these labels")
-        pixels = max(area.shape) if isinstance(area, GeoBox) else 1000
-        share = 0.001 + margin_px / pixels
-        dx, dy = (right - left) * share, (top - bottom) * share
-        return left - dx, bottom - dy, right + dx, top + dy
+    def bounds_of(self, area: GeoBox | Geometry) -> Bounds:
+        """`area_bounds` in this source's CRS."""
+        return area_bounds(area, self.crs, self.path)
+
+
+def area_bounds(area: GeoBox | Geometry, crs: str, where: str, margin_px: float = 2.0) -> Bounds:
+    """Bounds of an area in another CRS, edges densified, with a margin: what to read to miss nothing.
+
+    Raises
+    ------
+    LabelError
+        If the area has no coordinates there.
+    """
+    box = area.boundingbox
+    left, bottom, right, top = transformer(wkt_of(area), crs).transform_bounds(*box.bbox, densify_pts=41)
+    if not np.isfinite([left, bottom, right, top]).all():
+        raise LabelError(f"{where}: the area {box.bbox} has no coordinates in the CRS of these labels")
+    pixels = max(area.shape) if isinstance(area, GeoBox) else 1000
+    share = 0.001 + margin_px / pixels
+    dx, dy = (right - left) * share, (top - bottom) * share
+    return left - dx, bottom - dy, right + dx, top + dy
 
 
 @lru_cache(maxsize=32)
@@ -181,9 +191,7 @@ def _inspect(path: str, layer: str | None, column: str | None, legend: Legend, _
     suffix = Path(path).suffix.lower()
     if suffix in RASTER_SUFFIXES:
         return _inspect_raster(path, column, legend)
-    if suffix in PARQUET_SUFFIXES:
-        return _inspect_parquet(path, column)
-    if suffix in VECTOR_SUFFIXES:
+    if suffix in VECTOR_SUFFIXES or suffix in PARQUET_SUFFIXES:
         return _inspect_vector(path, layer, column)
     kinds = ", ".join((*VECTOR_SUFFIXES, *PARQUET_SUFFIXES, *RASTER_SUFFIXES))
     raise LabelError(f"{path}: not a kind of file that labels are read from: {kinds}")
@@ -211,56 +219,12 @@ def _inspect_raster(path: str, column: str | None, legend: Legend) -> LabelSourc
 
 
 def _inspect_vector(path: str, layer: str | None, column: str | None) -> LabelSource:
-    import pyogrio
-    from pyogrio.errors import DataLayerError, DataSourceError
-
-    try:
-        layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-        if layer is not None and layer not in layers:
-            raise LabelError(f"{path}: has no layer {layer!r} with geometries, only {listed(layers)}")
-        wanted = layers if layer is None else [layer]
-        infos = {n: pyogrio.read_info(path, layer=n, force_total_bounds=True) for n in wanted}
-    except (DataSourceError, DataLayerError) as problem:
-        raise LabelError(f"{path}: cannot be read as a vector file: {problem}") from None
-    columns = {name: find_columns(list(info["fields"]), column) for name, info in infos.items()}
-    fitting = [name for name in wanted if columns[name]]
-    if len(fitting) != 1:
-        what = "; ".join(f"layer {n!r}: {listed(infos[n]['fields'])}" for n in wanted)
-        if not fitting:
-            raise _no_column(path, column, what)
-        raise LabelError(
-            f"{path}: layers {listed(fitting)} may hold the classes; name one: {path}|layername={fitting[0]}"
-        )
-    info = infos[fitting[0]]
-    if info["crs"] is None:
-        raise LabelError(f"{path}: layer {fitting[0]!r} has no coordinate system (a shapefile needs its .prj)")
-    name = _only(columns[fitting[0]], path)
-    left, bottom, right, top = (float(v) for v in info["total_bounds"])
-    return LabelSource(
-        path,
-        "vector",
-        CRS(info["crs"]).to_string(),
-        (left, bottom, right, top),
-        fitting[0],
-        name,
-        _coding_by_name(name),
-    )
-
-
-def _inspect_parquet(path: str, column: str | None) -> LabelSource:
-    fields, meta = parquet_meta(path)
-    name = _only(find_columns(fields, column), path) if find_columns(fields, column) else None
-    if name is None:
-        raise _no_column(path, column, listed(fields))
-    geometry = meta["columns"][meta["primary_column"]]
-    try:
-        crs = CRS(geometry.get("crs", "OGC:CRS84"))
-    except CRSError:
-        raise LabelError(f"{path}: has no coordinate system that can be read") from None
-    box = [float(v) for v in geometry.get("bbox", (-np.inf, -np.inf, np.inf, np.inf))]
-    half = len(box) // 2  # a bbox of three dimensions has z between
-    bounds = (box[0], box[1], box[half], box[half + 1])
-    return LabelSource(path, "parquet", crs.to_string(), bounds, None, name, _coding_by_name(name))
+    which = f"no column {column!r}" if column else "no column with a name such as Code_18, CLC_CODE or code"
+    hint = "Name the one with the classes, as column: NAME"
+    found = find_layer(path, layer, lambda fields: find_columns(fields, column), which, hint)
+    name = _only(list(found.columns), path)
+    kind = "vector" if found.name is not None else "parquet"
+    return LabelSource(path, kind, found.crs, found.bounds, found.name, name, _coding_by_name(name))
 
 
 def find_columns(fields: Iterable[str], column: str | None) -> list[str]:
@@ -279,18 +243,14 @@ def _only(columns: list[str], path: str) -> str:
     return columns[0]
 
 
-def _no_column(path: str, column: str | None, what: str) -> LabelError:
-    which = f"no column {column!r}" if column else "no column with a name such as Code_18, CLC_CODE or code"
-    return LabelError(f"{path}: has {which}; there are {what}. Name the one with the classes, as column: NAME")
-
-
 def _coding_by_name(column: str) -> str | None:
     return "grid_code" if column.casefold().replace("_", "").startswith("gridcode") else None
 
 
 def _column_values(source: LabelSource, bounds: Bounds) -> NDArray[np.str_]:
     """The column within ``bounds`` as text, without geometries where the format allows it."""
-    return as_text(read_features(source.path, source.layer, source.column or "", bounds, geometry=False)[2])
+    columns = [source.column or ""]
+    return as_text(read_features(source.path, source.layer, columns, bounds, geometry=False)[2][0])
 
 
 def _sample_windows(rows: list[int], columns: list[int]) -> list[Window]:

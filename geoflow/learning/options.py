@@ -79,8 +79,10 @@ class SegmenterOptions:
         cross-entropy), because some of them are wrong. A pair runs from the coarsest level to the deepest.
     max_class_weight : float
         Cap of the inverse-square-root class weights; 1 switches them off.
-    border_px : int
-        Labels nearer than this to another class are ignored.
+    border_m : float
+        Labels nearer than this to a class border, in metres, count as ``border_weight`` says; 0 trusts all alike.
+    border_weight : float
+        How much labels near a border count, 0 (not at all) to 1 (as all others).
     rarity, jitter : float
         See `SamplerOptions`.
     average : float
@@ -112,7 +114,8 @@ class SegmenterOptions:
     level_weights: tuple[float, ...] | None = None
     robustness: float | tuple[float, float] = (0.8, 0.2)
     max_class_weight: float = 1.0
-    border_px: int = 0
+    border_m: float = 0.0
+    border_weight: float = 0.0
     rarity: float = 0.3
     jitter: float = 0.02
     average: float = 0.95
@@ -128,5 +131,9 @@ class SegmenterOptions:
             size = getattr(self, name)
             if size <= 0 or size % STRIDE_PX:
                 raise ModelError(f"{name} must be a multiple of {STRIDE_PX} px, not {size}")
+        if not (self.border_m >= 0 and 0 <= self.border_weight <= 1):
+            raise ModelError(
+                f"border_m must be at least 0 and border_weight within 0..1, not {self.border_m}, {self.border_weight}"
+            )
         if self.context_steps + self.decoder_steps + self.steps < 1:
             raise ModelError("context_steps, decoder_steps and steps are all 0: there would be no training")

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from geoflow.errors import LabelError
 from geoflow.inputs import NODATA, InputSpec
@@ -190,8 +189,9 @@ class SamplerOptions:
     window_px, batch : int
         Edge of a window; windows in a batch.
     seed : int
-    border_px : int
-        Labels nearer than this to a pixel of another class are ignored: drawn borders are generalised.
+    border_m, border_weight : float
+        Labels nearer than ``border_m`` to a border of classes count with the probability ``border_weight``, drawn anew
+        for every window, and no window is chosen for their sake: drawn borders are generalised.
     rarity : float
         0 draws classes by area, 1 all classes equally often.
     jitter : float
@@ -203,7 +203,8 @@ class SamplerOptions:
     window_px: int = 128
     batch: int = 8
     seed: int = 0
-    border_px: int = 0
+    border_m: float = 0.0
+    border_weight: float = 0.0
     rarity: float = 0.5
     jitter: float = 0.05
     memory_mb: int = 512
@@ -231,6 +232,7 @@ class _Loaded:
 
     cube: NDArray[np.int16]
     target: NDArray[np.int16]
+    near: NDArray[np.bool_]
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
     draws: int = 0
@@ -248,11 +250,27 @@ class Sampler:
     held_out : HeldOut, optional
         Labels of these blocks are never drawn. Their imagery may lie within a window, as context.
     options : SamplerOptions
+    border_m : array-like int16, dims (y, x), optional
+        Metres to the nearest class border; needed where ``options.border_m`` is above 0.
+
+    Raises
+    ------
+    LabelError
+        If it is needed and not given, or of another shape than the labels.
     """
 
     def __init__(
-        self, reflectance: Any, labels: Any, found: Survey, held_out: HeldOut | None, options: SamplerOptions
+        self,
+        reflectance: Any,
+        labels: Any,
+        found: Survey,
+        held_out: HeldOut | None,
+        options: SamplerOptions,
+        border_m: Any = None,
     ) -> None:
+        if options.border_m > 0:
+            _check_borders(border_m, labels)
+        self.border_m = border_m if options.border_m > 0 else None
         self.reflectance, self.labels, self.found = reflectance, labels, found
         self.held_out, self.options = held_out, options
         self.shape = (int(labels.shape[-2]), int(labels.shape[-1]))
@@ -302,21 +320,27 @@ class Sampler:
         return max(1, loaded.target.size // self.options.window_px**2)
 
     def _load(self, number: int) -> _Loaded:
-        block, border = self.found.blocks[number], self.options.border_px
+        block = self.found.blocks[number]
         cube, codes = read(self.reflectance, block), read(self.labels, block)
         target = self._index_of_code[np.minimum(codes, len(self._index_of_code) - 1)]
-        if border > 0:
-            target = np.where(near_border(target, border), np.int16(IGNORE), target)
+        if self.border_m is None:
+            near = np.zeros(target.shape, bool)
+        else:
+            near = read(self.border_m, block) < self.options.border_m
         if self.held_out is not None:
             target = np.where(self.held_out.mask(self.shape, block.y, block.x), np.int16(IGNORE), target)
         missing = [max(0, self.options.window_px - size) for size in target.shape]
         if any(missing):
             pad = ((0, missing[0]), (0, missing[1]))
             target = np.pad(target, pad, constant_values=IGNORE)
+            near = np.pad(near, pad)
             cube = np.pad(cube, ((0, 0), (0, 0), *pad), constant_values=NODATA)
-        order = np.argsort(target, axis=None, kind="stable")
-        starts = np.searchsorted(target.ravel()[order], np.arange(len(self.found.codes) + 1))
-        return _Loaded(cube, target, order, starts)
+        sure = np.where(near, np.int16(IGNORE), target)
+        if self.options.border_weight == 0:
+            target = sure
+        order = np.argsort(sure, axis=None, kind="stable")
+        starts = np.searchsorted(sure.ravel()[order], np.arange(len(self.found.codes) + 1))
+        return _Loaded(cube, target, near, order, starts)
 
     def _draw(self, rng: np.random.Generator, loaded: _Loaded) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
         """A window that holds a random pixel of a random class."""
@@ -332,14 +356,21 @@ class Sampler:
         top = int(np.clip(y - rng.integers(size), 0, height - size))
         left = int(np.clip(x - rng.integers(size), 0, width - size))
         part = (slice(top, top + size), slice(left, left + size))
-        return loaded.cube[..., *part], loaded.target[part]
+        target, weight = loaded.target[part], self.options.border_weight
+        if 0 < weight < 1 and loaded.near[part].any():
+            left_out = loaded.near[part] & (rng.random(target.shape, np.float32) >= weight)
+            target = np.where(left_out, np.int16(IGNORE), target)
+        return loaded.cube[..., *part], target
 
 
-def near_border(classes: NDArray[np.integer], distance_px: int) -> NDArray[np.bool_]:
-    """True where a pixel of another class lies within ``distance_px`` (a square neighbourhood)."""
-    size = 2 * distance_px + 1
-    highest = ndimage.maximum_filter(classes, size, mode="nearest")
-    return highest != ndimage.minimum_filter(classes, size, mode="nearest")
+def _check_borders(border_m: Any, labels: Any) -> None:
+    if border_m is None:
+        raise LabelError(
+            "border_m is above 0, but no distances to borders are given; the labels stage stores them as border_m, and "
+            "geoflow.labels.border_distance makes them"
+        )
+    if tuple(border_m.shape[-2:]) != tuple(labels.shape[-2:]):
+        raise LabelError(f"distances of {tuple(border_m.shape)} pixels do not lie on labels of {tuple(labels.shape)}")
 
 
 def augment(

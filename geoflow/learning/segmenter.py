@@ -34,6 +34,7 @@ def fit_segmenter(
     *,
     encoder: TrainedModel | None = None,
     held_out: HeldOut | None = None,
+    border_m: Any = None,
 ) -> TrainedModel:
     """Train a segmenter on a country's composites and its rasterised labels.
 
@@ -52,6 +53,9 @@ def fit_segmenter(
         A classifier whose encoder the segmenter starts from.
     held_out : HeldOut, optional
         Blocks whose labels are never seen; they are listed in the model's record.
+    border_m : array-like int16, dims (y, x), optional
+        Metres to the nearest class border, on the same pixels; needed where ``options.border_m`` is above 0. The store
+        has it beside the labels; `geoflow.labels.border_distance` makes it.
 
     Returns
     -------
@@ -61,7 +65,7 @@ def fit_segmenter(
     Raises
     ------
     LabelError
-        If there is nothing to learn from, or the shapes differ.
+        If there is nothing to learn from, the shapes differ, or distances to borders are needed and not given.
     """
     options = options or SegmenterOptions()
     if encoder is not None and encoder.card.encoder != options.encoder:
@@ -71,7 +75,7 @@ def fit_segmenter(
     if tuple(labels.shape[-2:]) != tuple(reflectance.shape[-2:]):
         raise LabelError(f"labels of {tuple(labels.shape)} pixels do not lie on imagery of {tuple(reflectance.shape)}")
     found = survey(labels, held_out, _block_px(reflectance, options), legend.codes(legend.levels[-1]))
-    windows = _Windows(reflectance, labels, found, held_out, options)
+    windows = _Windows(reflectance, labels, found, held_out, options, border_m)
     classes = found.codes
     inputs = windows.statistics(bands, periods)
     extra = _architecture_options(options)
@@ -114,6 +118,7 @@ class _Windows:
     found: Survey
     held_out: HeldOut | None
     options: SegmenterOptions
+    border_m: Any = None
 
     def sampler(self, window_px: int, batch: int, stage: int) -> Sampler:
         """Windows of a size, drawn in an order of each stage's own."""
@@ -122,12 +127,13 @@ class _Windows:
             window_px=window_px,
             batch=batch,
             seed=options.seed * 8 + stage,
-            border_px=options.border_px,
+            border_m=options.border_m,
+            border_weight=options.border_weight,
             rarity=options.rarity,
             jitter=options.jitter,
             memory_mb=options.memory_mb,
         )
-        return Sampler(self.reflectance, self.labels, self.found, self.held_out, drawing)
+        return Sampler(self.reflectance, self.labels, self.found, self.held_out, drawing, self.border_m)
 
     def statistics(self, bands: Sequence[str], periods: Sequence[str], windows: int = 256) -> InputSpec:
         """The input description, with mean and spread measured on some windows."""
