@@ -10,6 +10,7 @@ import typer
 
 from geoflow.cli_accuracy import app as accuracy_app
 from geoflow.cli_bigearthnet import app as bigearthnet_app
+from geoflow.cli_labels import app as labels_app
 from geoflow.cli_options import JobFile, Out, Settings
 from geoflow.cli_search import search
 from geoflow.errors import GeoflowError, RunFailed
@@ -31,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(accuracy_app, name="accuracy")
+app.add_typer(labels_app, name="labels")
 app.add_typer(bigearthnet_app, name="bigearthnet")
 app.command("search")(search)
 

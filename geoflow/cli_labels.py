@@ -1,0 +1,117 @@
+"""``geoflow labels``: windows of image and labels from a finished run, and how much a random split of them flatters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from geoflow.errors import GeoflowError
+
+app = typer.Typer(
+    help="Windows of image and labels of a finished run, and how much a random split of them flatters.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Out = Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a finished run.", show_default=False)]
+WindowPx = Annotated[int, typer.Option("--window", min=1, metavar="PX", help="Edge of a window, in pixels.")]
+BlockPx = Annotated[int, typer.Option("--block", min=1, metavar="PX", help="Edge of a block: a multiple of a window.")]
+
+
+@app.command()
+def windows(
+    out: Out,
+    to: Annotated[Path, typer.Argument(metavar="ZARR", help="The store to make.", show_default=False)],
+    window: WindowPx = 120,
+    count: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many; all that serve without.")] = None,
+    split: Annotated[str, typer.Option(help="random, as in the paper, or blocked: whole blocks of the country.")] = (
+        "blocked"
+    ),
+    shares: Annotated[
+        tuple[float, float, float], typer.Option(metavar="TRAIN VALIDATION TEST", help="Of the windows; sum 1.")
+    ] = (0.7, 0.1, 0.2),
+    block: BlockPx = 960,
+    gap: Annotated[
+        int, typer.Option(min=0, metavar="PX", help="Training windows nearer to another part are left out.")
+    ] = 0,
+    border: Annotated[
+        float, typer.Option(min=0, metavar="M", help="Labels nearer to a border, in metres, draw no window.")
+    ] = 50.0,
+    labelled: Annotated[float, typer.Option(min=0, max=1, help="Least share of labelled pixels.")] = 0.9,
+    rarity: Annotated[float, typer.Option(min=0, max=1, help="0 draws by area, 1 all classes about alike.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Another seed draws and splits otherwise.")] = 0,
+) -> None:
+    """Write windows of composites and labels as pairs, with their split, into one Zarr store.
+
+    Example: geoflow labels windows out/quickstart windows.zarr --count 100 --block 240
+    """
+    from rich.console import Console
+
+    from geoflow.jobs.windows import Split, export_windows
+    from geoflow.learning.windowing import WindowOptions
+
+    options = WindowOptions(window, count, border, labelled, rarity, seed)
+    found = export_windows(out, to, options, Split(split, shares, block, gap, seed))
+    parts = ", ".join(f"{name} {n}" for name, n in found["parts"].items())
+    Console(soft_wrap=True).print(
+        f"{found['windows']} windows in [bold]{to}[/]: {parts}; {len(found['codes'])} classes", highlight=False
+    )
+
+
+@app.command()
+def leakage(
+    out: Out,
+    window: WindowPx = 120,
+    block: BlockPx = 960,
+    share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the country that is held out.")] = 0.2,
+    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Splits of each kind.")] = 3,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A training option in place of the job's.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")] = None,
+) -> None:
+    """Measure how much better a net scores on windows drawn at random than on blocks of their own.
+
+    Trains the run's net anew, twice for each repeat.
+
+    Example: geoflow labels leakage out/quickstart --block 480 --repeats 2 --option steps=20
+    """
+    from rich.console import Console
+    from rich.table import Table
+
+    from geoflow.jobs.leakage import leakage_report
+
+    console = Console(soft_wrap=True)
+    found = leakage_report(out, window, block, share, repeats, _options(option or []), console.print)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("Agreement with labels not seen", "Random", "Blocked", "Leakage", "Standard error"):
+        table.add_column(name)
+    for level, figures in found["leakage"].items():
+        for name in ("overall", "macro_f1"):
+            error = figures[f"{name}_error"]
+            table.add_row(
+                f"{level.replace('level', 'level ')}, {name.replace('_', ' ')}",
+                f"{found['random'][level][name]:.3f}",
+                f"{found['blocked'][level][name]:.3f}",
+                f"{figures[name]:+.3f}",
+                "-" if error is None else f"{error:.3f}",
+            )
+    console.print(table)
+    if to is not None:
+        try:
+            to.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        except OSError as problem:
+            raise GeoflowError(f"--json {to} cannot be written: {problem.strerror}") from None
+
+
+def _options(settings: list[str]) -> dict[str, Any]:
+    import yaml
+
+    pairs = [setting.partition("=") for setting in settings]
+    if wrong := [key + equals + value for key, equals, value in pairs if not (key and equals)]:
+        raise GeoflowError(f"--option {wrong[0]!r}: write KEY=VALUE, for example steps=20")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
