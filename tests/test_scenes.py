@@ -22,6 +22,7 @@ from geoflow.errors import CatalogError, JobError
 from geoflow.imagery.catalog import catalog_folder
 from geoflow.jobs.area import read_area
 from geoflow.jobs.coverage import coverage
+from geoflow.jobs.flow import Flow
 from geoflow.jobs.jobfile import load_job, parse_job
 from geoflow.jobs.plan import make_plan
 from geoflow.jobs.report import write_report
@@ -135,7 +136,8 @@ def test_the_list_is_frozen_with_every_scene_that_was_offered(stac: Path, tmp_pa
 def test_no_signature_is_ever_frozen(tmp_path: Path) -> None:
     """Links of the Planetary Computer are kept as they are written; tokens come at the moment of reading."""
     link = "https://sentinel2l2a01.blob.core.windows.net/sentinel2-l2/33/T/TN/B02.tif"
-    items = [item_dict(SCENES[i], {k: {"href": link} for k in ("B02", "B04", "SCL")}) for i in (0, 1)]
+    signed = f"{link}?st=2024-01-01&se=2024-01-02&sp=rl&sig=secret"
+    items = [item_dict(SCENES[i], {k: {"href": signed} for k in ("B02", "B04", "SCL")}) for i in (0, 1)]
     (tmp_path / "items.json").write_text(json.dumps({"type": "FeatureCollection", "features": items}))
     found = search_scenes(
         job_on(tmp_path / "items.json", catalog="planetary-computer"), tmp_path / "out", freeze=False, pixels=False
@@ -179,6 +181,34 @@ def test_a_change_of_links_or_offset_is_told_and_changes_the_task(stac: Path, tm
     assert seen == {"may": "1 of its links lead elsewhere", "june": "its offset was 0 and is -1000"}
     same = [identity(a) == identity(b) for a, b in zip(old.items, new.items, strict=True)]
     assert same == [False, False, True], "an id of a task depends on links and offset, and on nothing else"
+
+
+def test_only_tasks_that_meet_a_changed_scene_are_done_again(stac: Path, tmp_path: Path) -> None:
+    wide = {"bbox": [11.990, 46.995, 12.020, 46.999]}
+    job = parse_job(
+        {**JOB, "area": wide, "grid": {**JOB["grid"], "tile": 32, "chunk": 32}, "imagery": job_on(stac).imagery}
+    )
+    path = stac.parent / "may/may.json"
+    item = json.loads(path.read_text())
+
+    def tasks(refresh: bool = True) -> dict[str, str]:
+        path.write_text(json.dumps(item))
+        flow = Flow(job, tmp_path / "out", refresh=refresh)
+        return {task.key: task.id for task in flow._imagery_tasks}
+
+    before = tasks()
+    assert tasks(refresh=False) == before
+    item["properties"]["eo:cloud_cover"] = 6.5
+    assert tasks() == before, "a record that changes alters no pixel"
+    west, south, _, north = item["bbox"]
+    end = 11.995  # footprints are taken a hundredth of a degree larger than they are
+    ring = [[west, south], [end, south], [end, north], [west, north], [west, south]]
+    item["geometry"]["coordinates"] = [ring]
+    after = tasks()
+    changed = {key for key in before if before[key] != after[key]}
+    tiles = {f"2024/{tile.id}": tile.geobox.geographic_extent.boundingbox for tile in Flow(job, tmp_path / "out").tiles}
+    assert changed == {key for key, box_ in tiles.items() if box_.left > end + 0.01}
+    assert 0 < len(changed) < len(tiles)
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def freeze(item: Item, catalog: Catalog, base: str) -> dict[str, Any]:
     assets = {}
     for key, asset in found.items():
         assets[key] = {field: asset[field] for field in _ASSET_FIELDS if field in asset}
-        assets[key]["href"] = resolve_href(str(asset["href"]), base, catalog.root)
+        assets[key]["href"] = _unsigned(resolve_href(str(asset["href"]), base, catalog.root), catalog)
     frozen = {
         "type": "Feature",
         "stac_version": "1.0.0",
@@ -103,6 +103,13 @@ def freeze(item: Item, catalog: Catalog, base: str) -> dict[str, Any]:
     for ask in (sensed, footprint, cloud_of):
         ask(frozen)  # raises where there is none that makes sense
     return frozen
+
+
+def _unsigned(href: str, catalog: Catalog) -> str:
+    """The link without a token: it would expire, and must not be written down."""
+    address = urlparse(href)
+    signed = catalog.signing != "none" and "sig=" in address.query
+    return address._replace(query="").geturl() if signed else href
 
 
 def _parts(item: Item) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -163,11 +163,11 @@ def find(source: Source, area: Geometry, start: date | str, end: date | str, wis
     found: dict[str, dict[str, Any]] = {}
     refused: list[Refusal] = []
     repeated = 0
-    for raw, base in source.offered(question, answer):
+    for number, (raw, base) in enumerate(source.offered(question, answer), start=1):
         try:
             item = freeze(raw, catalog, base)
         except SceneError as error:
-            refused.append(_malformed(raw, error))
+            refused.append(_malformed(raw, number, error))
             continue
         repeated += item["id"] in found
         found.setdefault(item["id"], item)
@@ -206,9 +206,9 @@ def _day(value: date | str, name: str) -> date:
     return value
 
 
-def _malformed(raw: Any, error: SceneError) -> Refusal:
+def _malformed(raw: Any, number: int, error: SceneError) -> Refusal:
     name = raw.get("id") if isinstance(raw, Mapping) else None
-    return Refusal(str(name or "(no id)"), f"not a usable item: {error}", "item")
+    return Refusal(str(name or f"(no id, number {number} of what was offered)"), f"not a usable item: {error}", "item")
 
 
 def _pick(

@@ -215,8 +215,11 @@ def _tile_spellings(tiles: Sequence[str], name: str) -> Iterator[str]:
 
 
 def _matched(client: Any, search: Any) -> int | None:
-    """How many items a search has, where the server counts them."""
-    page = next(client._stac_io.get_pages(search.url, search.method, search.get_parameters()))
+    """How many items a search has, where the server counts them; None too where it cannot say now."""
+    try:
+        page = next(client._stac_io.get_pages(search.url, search.method, search.get_parameters()))
+    except CatalogError:
+        return None
     found = page.get("numberMatched", (page.get("context") or {}).get("matched"))
     return found if isinstance(found, int) else None
 

@@ -70,6 +70,7 @@ class Web(StacApiIO):
             try:
                 answer = self._ask(href, (method or "GET").upper(), headers, parameters)
                 if answer.status_code < 400:
+                    _check_not_moved(answer, method)
                     return _body(answer)
                 problem = f"status {answer.status_code}: {_short(answer)}"
                 if answer.status_code not in _RETRIED:
@@ -144,6 +145,12 @@ class Web(StacApiIO):
                 return document
             problem = f"{href}: the answer is a JSON {type(document).__name__}, not an object"
         raise CatalogError(problem)
+
+
+def _check_not_moved(answer: requests.Response, method: str | None) -> None:
+    """A search that is sent on by 301 or 302 loses what it asked for on the way, and would be given everything."""
+    if method == "POST" and any(step.status_code in (301, 302, 303) for step in answer.history):
+        raise CatalogError(f"{answer.history[0].url} has moved to {answer.url}: give the catalog's new url")
 
 
 def _next_link(page: dict[str, Any]) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from geoflow.jobs.scenereport import coverage_rows, ledger_facts
+from geoflow.jobs.scenereport import coverage_rows, ledger_facts, shown_config
 from geoflow.legends import Legend, hex_colour
 
 TOP_TRANSITIONS = 15
@@ -158,7 +158,9 @@ def _context(summary: Mapping[str, Any], figures: Mapping[str, Path], root: Path
         "model": _facts((s.get("model") or {}) | (s.get("engine") or {})),
         "labels": s.get("labels") or {},
         "classifier": _facts(s.get("classifier") or {}),
-        "config": yaml.safe_dump(s["config"], sort_keys=False, allow_unicode=True) if s.get("config") else "",
+        "config": yaml.safe_dump(shown_config(s["config"]), sort_keys=False, allow_unicode=True)
+        if s.get("config")
+        else "",
         "paths": s.get("paths") or {},
         "versions": s.get("versions") or {},
         "attribution": s.get("attribution") or [],

@@ -53,3 +53,11 @@ def coverage_rows(table: Mapping[str, Any]) -> list[dict[str, Any]]:
             more = sum(share for n, share in shares.items() if n > 2)
             rows.append({"name": f"{epoch} {period}", **figures, "by_count": [*few, more]})
     return rows
+
+
+def shown_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The job for reading: polygons that are written into it are named, not listed corner by corner."""
+    area = dict(config.get("area") or {})
+    if isinstance(area.get("geojson"), Mapping):
+        area["geojson"] = f"a {area['geojson'].get('type')}, written in the job"
+    return {**config, "area": area} if area else dict(config)
