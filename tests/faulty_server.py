@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import json
 import socket
 import struct
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from imagery_scenes import RangeHandler, serve
 
@@ -29,7 +33,6 @@ class Faults:
     plans: list[tuple[str, Any, float]] = field(default_factory=list)
     seen: list[tuple[str, Any]] = field(default_factory=list)
     requests: list[tuple[str, str]] = field(default_factory=list)
-    token: str | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def plan(self, pattern: str, kind: Any, times: float = 1) -> None:
@@ -41,9 +44,6 @@ class Faults:
         """The fault of a request, or None."""
         with self._lock:
             self.requests.append((path, query))
-            if self.token is not None and f"sig={self.token}" not in query:
-                self.seen.append((path, 403))
-                return 403
             for i, (pattern, kind, times) in enumerate(self.plans):
                 if times > 0 and fnmatch.fnmatch(path, pattern):
                     self.plans[i] = (pattern, kind, times - 1)
@@ -111,3 +111,44 @@ def serve_with_faults(folder: Path, faults: Faults) -> Iterator[str]:
     """The address of a server of the folder's files."""
     with serve(partial(FaultyHandler, directory=str(folder), faults=faults)) as address:
         yield address
+
+
+@contextlib.contextmanager
+def serve_tokens(folder: Path, faults: Faults, uses: int) -> Iterator[tuple[str, str]]:
+    """(address of a proxy that plays Azure's blob storage, address of the service that gives tokens for it).
+
+    A token is good for so many requests; then it is refused, although it said that it would live for an hour.
+    """
+    given: list[str] = []
+    left: dict[str, int] = {}
+    lock = threading.Lock()
+
+    class Service(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+        def do_GET(self) -> None:
+            with lock:
+                given.append(f"sig=token{len(given)}")
+                left[given[-1]] = uses
+                expiry = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+                body = json.dumps({"token": given[-1], "msft:expiry": expiry}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    class Blobs(FaultyHandler):
+        def translate_path(self, path: str) -> str:
+            return super().translate_path(urlsplit(path).path.removeprefix("/s2"))
+
+        def _failed(self) -> bool:
+            query = urlsplit(self.path).query
+            with lock:
+                left[query] = left.get(query, 0) - 1
+                if left[query] < 0:
+                    self.faults.plan("*", 403, 1)
+            return super()._failed()
+
+    with serve(partial(Blobs, directory=str(folder), faults=faults)) as proxy, serve(Service) as tokens:
+        yield proxy, tokens

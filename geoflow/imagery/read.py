@@ -6,11 +6,13 @@ names the scene, the band, the link and the cause. It never becomes nodata.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -68,8 +70,8 @@ class Access:
     attempts : int
         How often a remote read is tried; a local one is tried once.
     timeout_s : float
-        Seconds that one request may take, or that nothing may arrive. After so long no attempt is begun that could not
-        be the last: reading a file takes ``attempts * timeout_s`` at most, times GDAL's own quick retries.
+        Seconds that one request may take; half of it where nothing arrives. GDAL asks up to three times itself, so that
+        a dead server costs ``3 * attempts * timeout_s`` at most.
     """
 
     signing: str = "none"
@@ -111,6 +113,7 @@ class ReadEvent:
     ----------
     scene, band : str
     what : "retried" or "failed"
+        Retries inside GDAL, of a single request, are among them.
     cause : str
         Without the query of a signed link.
     """
@@ -168,10 +171,16 @@ def read_file(file: SceneFile, access: Access, use: Callable[[DatasetReader], T]
         If the last attempt fails too, or the failure is one that stays: no such file, no permission, another format.
     """
     attempts = access.attempts if is_remote(file.href) else 1
+
+    def note(what: str, cause: str) -> None:
+        if log is not None:
+            log.add(ReadEvent(file.scene, file.band, what, cause))
+
     for attempt in range(1, attempts + 1):
         address = _address(file.href, access.signing)
         try:
             with (
+                _gdal_messages().noted(lambda cause: note("retried", cause)),
                 rasterio.Env(**_options(access, fresh=attempt > 1)),
                 DatasetReader(address, driver=_DRIVERS, sharing=False) as dataset,
             ):
@@ -179,8 +188,7 @@ def read_file(file: SceneFile, access: Access, use: Callable[[DatasetReader], T]
         except (RasterioError, OSError) as error:
             cause = _cause(error)
             again = attempt < attempts and _may_pass(cause, access)
-            if log is not None:
-                log.add(ReadEvent(file.scene, file.band, "retried" if again else "failed", cause))
+            note("retried" if again else "failed", cause)
             if not again:
                 tried = f" (tried {attempt} times)" if attempt > 1 else ""
                 where = f"scene {file.scene}, band {file.band}: {_unsigned(file.href)}"
@@ -189,6 +197,40 @@ def read_file(file: SceneFile, access: Access, use: Callable[[DatasetReader], T]
                 forget_token(address)
         time.sleep(_FIRST_PAUSE_S * 2 ** (attempt - 1))
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+class _GdalMessages(logging.Filter):
+    """Listens to what GDAL logs through rasterio: its own retries are noted, and no token of a link gets through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._current = threading.local()
+
+    @contextmanager
+    def noted(self, note: Callable[[str], None]) -> Iterator[None]:
+        """Tell ``note`` the cause of each retry in this thread, meanwhile."""
+        self._current.note = note
+        try:
+            yield
+        finally:
+            self._current.note = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = " ".join(_unsigned(word) for word in record.getMessage().split())
+        record.msg, record.args = message, None
+        note = getattr(self._current, "note", None)
+        if note is None or "Retrying again" not in message:
+            return True
+        note(message.rpartition(" in ")[0].rpartition(" in ")[2].partition(" - ")[0])
+        return False
+
+
+@cache
+def _gdal_messages() -> _GdalMessages:
+    """The one listener of this process."""
+    messages = _GdalMessages()
+    logging.getLogger("rasterio._env").addFilter(messages)
+    return messages
 
 
 def _options(access: Access, fresh: bool) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""Reading over a network that fails: what may pass is tried again and gives the same pixels, what stays is an error."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pystac
+import pytest
+from faulty_server import Faults, serve_tokens, serve_with_faults
+from imagery_scenes import Scene, grid, write_catalog
+
+from geoflow.errors import SceneError
+from geoflow.imagery import load_catalog, load_cube
+from geoflow.imagery.catalog import Catalog
+from geoflow.imagery.harmonise import PROPERTY
+from geoflow.imagery.items import freeze
+from geoflow.imagery.load import Reading
+from geoflow.imagery.read import ReadError, ReadLog
+from geoflow.inputs import NODATA
+
+BANDS = ("B02", "B04")
+QUICK = Reading(fuse=False, attempts=3, timeout_s=4.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("stac")
+    write_catalog(path, [Scene("first"), Scene("second", day="2024-06-20")])
+    return path
+
+
+@pytest.fixture(scope="module")
+def clean(folder: Path) -> np.ndarray:
+    catalog = load_catalog("sample", str(folder / "catalog.json"))
+    return load_cube(frozen(folder, catalog, str(folder)), grid(), BANDS, catalog, reading=QUICK).values
+
+
+def frozen(folder: Path, catalog: Catalog, address: str) -> list[dict]:
+    items = []
+    for name in ("first", "second"):
+        raw = pystac.Item.from_file(str(folder / name / f"{name}.json")).to_dict()
+        item = freeze(raw, catalog, str(folder / name / "x.json"))
+        item["properties"][PROPERTY] = {"add": 0}
+        for asset in item["assets"].values():
+            asset["href"] = asset["href"].replace(str(folder), address)
+        items.append(item)
+    return items
+
+
+@contextlib.contextmanager
+def served(folder: Path, faults: Faults) -> Iterator[tuple[list[dict], Catalog]]:
+    catalog = load_catalog("sample", str(folder / "catalog.json"))
+    with serve_with_faults(folder, faults) as address:
+        yield frozen(folder, catalog, address), catalog
+
+
+@pytest.mark.parametrize("loader", ["stackstac", "odc-stac"])
+@pytest.mark.parametrize("kind", [429, 500, 503, "truncate", "reset", "stall"])
+def test_what_passes_is_tried_again_and_alters_no_pixel(
+    folder: Path, clean: np.ndarray, kind: int | str, loader: str
+) -> None:
+    faults, log = Faults(stall_s=6.0), ReadLog()
+    with served(folder, faults) as (items, catalog):
+        faults.plan("/second/B04.tif", kind, 2)
+        start = time.monotonic()
+        cube = load_cube(items, grid(), BANDS, catalog, None, loader, QUICK, log)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(cube.values, clean)
+        assert time.monotonic() - start < 40
+    assert {path for path, _ in faults.seen} == {"/second/B04.tif"}
+    assert {(e.scene, e.band, e.what) for e in log.events} == {("second", "B04", "retried")}
+    if isinstance(kind, int):
+        assert [e.cause for e in log.events] == [f"HTTP error code: {kind}"] * 2
+
+
+@pytest.mark.parametrize("kind", [404, 403])
+def test_what_stays_is_an_error_at_once(folder: Path, kind: int) -> None:
+    faults, log = Faults(), ReadLog()
+    with served(folder, faults) as (items, catalog):
+        faults.plan("/second/B04.tif", kind, float("inf"))
+        with pytest.raises(ReadError, match=rf"scene second, band B04: http.*second/B04.tif cannot.*{kind}") as caught:
+            load_cube(items, grid(), BANDS, catalog, reading=QUICK, log=log).compute()
+    assert (caught.value.scene, caught.value.band) == ("second", "B04")
+    assert [e.what for e in log.events] == ["failed"]
+
+
+@pytest.mark.parametrize("kind", [500, "truncate", "reset", "stall"])
+def test_what_never_passes_is_an_error_within_the_time_allowed(folder: Path, kind: int | str) -> None:
+    faults, log = Faults(stall_s=8.0), ReadLog()
+    reading = Reading(attempts=2, timeout_s=2.0)
+    with served(folder, faults) as (items, catalog):
+        faults.plan("/first/B02.tif", kind, float("inf"))
+        start = time.monotonic()
+        with pytest.raises(SceneError, match=r"first, band B02.*tried 2 times"):
+            load_cube(items[:1], grid(), ["B02"], catalog, reading=reading, log=log).compute()
+        assert time.monotonic() - start < 2 * 3 * 2.0 + 8
+        assert [e.what for e in log.events][-1] == "failed"
+        assert {e.what for e in log.events[:-1]} == {"retried"}
+        faults.plans.clear()  # a failure must not stay in GDAL's memory once the server is well again
+        assert (load_cube(items[:1], grid(), ["B02"], catalog, reading=reading) != NODATA).all()
+
+
+def test_a_file_of_other_numbers_is_refused(folder: Path, tmp_path: Path) -> None:
+    catalog = load_catalog("sample", str(folder / "catalog.json"))
+    items = frozen(folder, catalog, str(folder))[:1]
+    items[0]["assets"]["red"]["href"] = items[0]["assets"]["scl"]["href"]
+    with pytest.raises(ReadError, match=r"band B04.*holds 1 bands of uint8; expected one band of uint16"):
+        load_cube(items, grid(), ["B04"], catalog).compute()
+
+
+def test_a_token_that_ends_early_is_renewed(folder: Path, clean: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The links are those of Azure's hosts; a proxy that plays them refuses each token after a few requests."""
+    faults, log = Faults(), ReadLog()
+    base = load_catalog("sample", str(folder / "catalog.json"))
+    with serve_tokens(folder, faults, uses=3) as (proxy, tokens):
+        monkeypatch.setenv("PC_SDK_SAS_URL", tokens)
+        catalog = base.model_copy(update={"signing": "planetary-computer", "gdal": {"GDAL_HTTP_PROXY": proxy}})
+        items = frozen(folder, catalog, "http://sentinel2l2a77.blob.core.windows.net/s2")
+        reading = Reading(fuse=False, attempts=6, timeout_s=4.0)
+        np.testing.assert_array_equal(load_cube(items, grid(), BANDS, catalog, reading=reading, log=log).values, clean)
+    assert any("403" in event.cause for event in log.events)
+    assert len({query for _, query in faults.requests if query}) > 1, "more than one token was used"
+    assert "sig=" not in str(log.events)
