@@ -75,14 +75,16 @@ def test_what_passes_is_tried_again_and_alters_no_pixel(
 
 
 @pytest.mark.parametrize("kind", [404, 403])
-def test_what_stays_is_an_error_at_once(folder: Path, kind: int) -> None:
+def test_what_stays_is_an_error_soon(folder: Path, kind: int) -> None:
     faults, log = Faults(), ReadLog()
     with served(folder, faults) as (items, catalog):
         faults.plan("/second/B04.tif", kind, float("inf"))
-        with pytest.raises(ReadError, match=rf"scene second, band B04: http.*second/B04.tif cannot.*{kind}") as caught:
+        with pytest.raises(
+            ReadError, match=rf"scene second, band B04: http.*second/B04.tif cannot.*{kind}.*2 times"
+        ) as caught:
             load_cube(items, grid(), BANDS, catalog, reading=QUICK, log=log).compute()
     assert (caught.value.scene, caught.value.band) == ("second", "B04")
-    assert [e.what for e in log.events] == ["failed"]
+    assert [e.what for e in log.events] == ["retried", "failed"]
 
 
 @pytest.mark.parametrize("kind", [500, "truncate", "reset", "stall"])

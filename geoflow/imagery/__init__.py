@@ -18,7 +18,8 @@ from geoflow.imagery.kernels import (
     medoid_composite,
     percentile_composite,
 )
-from geoflow.imagery.load import load_cube, load_scl
+from geoflow.imagery.load import Reading, load_cube, load_scl, time_steps
+from geoflow.imagery.read import ReadError, ReadLog
 from geoflow.imagery.search import Refusal, SearchResult, Wishes, find, open_source, search
 
 __all__ = [
@@ -28,6 +29,9 @@ __all__ = [
     "DetectorOptions",
     "OffsetDecision",
     "Period",
+    "ReadError",
+    "ReadLog",
+    "Reading",
     "Refusal",
     "SearchResult",
     "Wishes",
@@ -48,5 +52,6 @@ __all__ = [
     "packaged_catalogs",
     "percentile_composite",
     "search",
+    "time_steps",
     "with_decisions",
 ]

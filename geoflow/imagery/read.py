@@ -181,13 +181,14 @@ def read_file(file: SceneFile, access: Access, use: Callable[[DatasetReader], T]
         try:
             with (
                 _gdal_messages().noted(lambda cause: note("retried", cause)),
-                rasterio.Env(**_options(access, fresh=attempt > 1)),
+                rasterio.Env(**_options(access, fresh=attempt > 1 or attempts == 1)),
                 DatasetReader(address, driver=_DRIVERS, sharing=False) as dataset,
             ):
                 return use(dataset)
         except (RasterioError, OSError) as error:
             cause = _cause(error)
-            again = attempt < attempts and _may_pass(cause, access)
+            # A second attempt in any case: a process remembers a missing file for good, though it may be there by now.
+            again = attempt < attempts and (attempt == 1 or _may_pass(cause, access))
             note("retried" if again else "failed", cause)
             if not again:
                 tried = f" (tried {attempt} times)" if attempt > 1 else ""

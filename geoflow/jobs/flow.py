@@ -54,7 +54,10 @@ class Flow(LearningFlow):
         """The job's stages, in the order in which they run."""
         job, flow = self.job, []
         if job.imagery:
-            flow.append(Stage("imagery", "Composites", lambda: self._imagery_tasks, self._prepare_imagery))
+            composites = Stage(
+                "imagery", "Composites", lambda: self._imagery_tasks, self._prepare_imagery, self._composites_are_made
+            )
+            flow.append(composites)
         if job.labels:
             flow.append(Stage("labels", "Labels", lambda: self._label_tasks, self._prepare_labels))
         if job.classifier:
@@ -80,7 +83,7 @@ class Flow(LearningFlow):
     def _engine_tasks(self) -> list[Task]:
         section, sha256, seed = self.section("predict"), self.model_sha256(), self.job.seed
         epoch = self.job.mapped_epochs[0]
-        imagery = [t.id for t in self._imagery_tasks if t.key.startswith(f"{epoch}/")]
+        imagery = [made for key, made in self._composites.items() if key.startswith(f"{epoch}/")]
         doing = mapwork.EngineWork(
             self.store_path,
             tuple(t.id for t in self.tiles),
@@ -119,7 +122,7 @@ class Flow(LearningFlow):
 
     def _make_predict_tasks(self, sha256: str | None, engine: str | None) -> list[Task]:
         halo = self._model_halo() if sha256 else 0
-        imagery = {t.key: t.id for t in self._imagery_tasks}
+        imagery = self._composites
         border, kept = digest(self.border.hex()), self.keeps_probabilities
         mapped = {t.id for t in self.tiles}
         tasks = []
@@ -237,7 +240,7 @@ class Flow(LearningFlow):
     def _differences_tasks(self) -> list[Task]:
         section, level, seed = self.section("change"), self.legend.levels[-1], self.job.seed
         epochs = (section.before, section.after)
-        imagery = [t.id for t in self._imagery_tasks if t.key.split("/")[0] in epochs]
+        imagery = [made for key, made in self._composites.items() if key.split("/")[0] in epochs]
         tiles = tuple(t.id for t in self.tiles)
         doing = mapwork.DifferencesWork(
             self.store_path,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from geoflow.jobs import work
+from geoflow.jobs.imagerywork import LOST, CompositeWork
 from geoflow.jobs.layout import imagery_group, label_group
 from geoflow.jobs.resolved import ResolvedJob
 from geoflow.jobs.scenes import identity
@@ -78,6 +79,7 @@ class LearningFlow(ResolvedJob):
 
     @cached_property
     def _imagery_tasks(self) -> list[Task]:
+        on_error = self.section("imagery").on_error
         tasks = []
         for epoch, options in self.composite_options.items():
             places = {item["id"]: place for place, item in enumerate(self.scenes[epoch].items)}
@@ -85,11 +87,31 @@ class LearningFlow(ResolvedJob):
                 items = self.scenes[epoch].on(tile)
                 numbers = {item["id"]: places[item["id"]] for item in items} if options.has_source else None
                 parts = [epoch, tile.id, options.identity(), [identity(i) for i in items], numbers]
-                doing = work.CompositeWork(
-                    self.store_path, tile.id, f"imagery/{epoch}", tuple(items), self.catalog, options, numbers
+                group, catalog = f"imagery/{epoch}", self.catalog
+                doing = CompositeWork(
+                    self.store_path, tile.id, group, tuple(items), catalog, options, numbers, on_error
                 )
-                tasks.append(self._task("imagery", f"{epoch}/{tile.id}", plain(parts), doing))
+                task = self._task("imagery", f"{epoch}/{tile.id}", plain(parts), doing)
+                tasks.append(dataclasses.replace(task, redo_if=LOST if on_error == "fail" else ""))
         return tasks
+
+    @cached_property
+    def _composites(self) -> dict[str, str]:
+        """What stands in the store, by key of the imagery's tasks: the task's id, and the scenes it had to do without.
+
+        Whoever reads a composite is identified by this, so that a tile which gets a lost scene back is mapped again.
+        """
+        made = {}
+        for task in self._imagery_tasks:
+            receipt = None if task.redo_if else self.receipts.valid(task.stage, task.key, task.id)
+            lost = [] if receipt is None else receipt.get(LOST, [])
+            made[task.key] = digest(task.id, [loss["scene"] for loss in lost]) if lost else task.id
+        return made
+
+    def _composites_are_made(self) -> None:
+        """Forget what was believed about the composites before they were made."""
+        for name in ("_composites", "_train_tasks"):
+            self.__dict__.pop(name, None)
 
     def _prepare_labels(self) -> None:
         section = self.section("labels")
@@ -134,7 +156,7 @@ class LearningFlow(ResolvedJob):
     @cached_property
     def _train_tasks(self) -> list[Task]:
         labels, options = self.section("labels"), self.segmenter_options
-        imagery_ids = [t.id for t in self._imagery_tasks if t.key.startswith(f"{labels.epoch}/")]
+        imagery_ids = [made for key, made in self._composites.items() if key.startswith(f"{labels.epoch}/")]
         label_ids = [t.id for t in self._label_tasks]
         encoder = self.out / "classifier" if self.job.classifier else None
         encoder_id = self._classifier_tasks[0].id if self.job.classifier else None

@@ -111,7 +111,7 @@ class ResolvedJob:
     @cached_property
     def composite_options(self) -> Any:
         """The imagery section as options of `geoflow.imagery`, for each epoch."""
-        from geoflow.imagery import CompositeOptions, Period
+        from geoflow.imagery import CompositeOptions, Period, Reading
 
         section = self.section("imagery")
         return {
@@ -125,6 +125,7 @@ class ResolvedJob:
                 reach_m=section.best_reach_m,
                 detector=self.cloud_detector,
                 loader=section.loader,
+                reading=Reading(section.resampling, attempts=section.attempts, timeout_s=section.timeout_s),
             )
             for epoch, periods in section.epochs.items()
         }

@@ -45,7 +45,7 @@ def split_finished(tasks: Iterable[Task], receipts: Receipts) -> tuple[list[Task
     outcome, todo = Outcome(), []
     for task in tasks:
         receipt = receipts.valid(task.stage, task.key, task.id)
-        if receipt is None:
+        if receipt is None or receipt.get(task.redo_if):
             todo.append(task)
         else:
             outcome.skipped += 1

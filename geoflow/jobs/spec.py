@@ -166,6 +166,19 @@ class Imagery(Section):
         600.0, ge=0, description="for `best`: clouds and shadows farther away than this do not count"
     )
     loader: Literal["stackstac", "odc-stac"] = Field("stackstac", description="which library reads the scenes")
+    resampling: Literal["nearest", "bilinear", "cubic"] = Field(
+        "bilinear", description="of reflectance onto the grid; the scene classification is always nearest"
+    )
+    on_error: Literal["fail", "skip_scene"] = Field(
+        "fail",
+        description="a file that cannot be read after all attempts: `fail` fails the tiles that need it, `skip_scene` "
+        "does without the scene there, which the report and the receipts say; a later run with `fail` makes good what "
+        "is missing",
+    )
+    attempts: int = Field(3, ge=1, le=20, description="how often a remote file is tried")
+    timeout_s: float = Field(
+        60.0, gt=0, description="seconds that one request may take; half of it where nothing arrives"
+    )
 
     @field_validator("bands")
     @classmethod

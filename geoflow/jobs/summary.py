@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geoflow.jobs.coverage import coverage_table
+from geoflow.jobs.imagerywork import reads_of
 
 if TYPE_CHECKING:
     from geoflow.jobs.flow import Flow
@@ -61,6 +62,8 @@ def summarise(run: Run) -> dict[str, Any]:
         summary["labels"] = _labels(receipts["labels"].values(), flow.job.labels)
     if "classifier" in receipts and (found := receipts["classifier"].get("classifier")):
         summary["classifier"] = found["validation"]
+    if found := reads_of(receipts.get("imagery", {})):
+        summary["reads"] = found
     if "predict" in receipts:
         summary["areas_ha"] = _areas(receipts["predict"], flow)
     if "change" in receipts and flow.job.change:

@@ -38,12 +38,15 @@ class Task:
         sha256 of everything that alters the result.
     work : Work
         What to do.
+    redo_if : str
+        Key of a receipt under which it owns to something missing: a receipt that has it does not count.
     """
 
     stage: str
     key: str
     id: str
     work: Work
+    redo_if: str = ""
 
     @property
     def label(self) -> str:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from geoflow.grid import Tile
-    from geoflow.imagery import Catalog, CompositeOptions
     from geoflow.learning.options import ClassifierOptions, SegmenterOptions
     from geoflow.learning.samples import HeldOut
     from geoflow.legends import Legend
@@ -63,36 +62,6 @@ def counts_of(codes: NDArray[Any]) -> dict[str, int]:
     """Pixels of each class, nodata left out."""
     counts = np.bincount(codes.ravel())
     return {str(code): int(counts[code]) for code in np.flatnonzero(counts).tolist() if code != 0}
-
-
-@dataclass(frozen=True)
-class CompositeWork(TileWork):
-    """Scenes of one epoch to composites of one tile."""
-
-    group: str
-    items: tuple[Mapping[str, Any], ...]
-    catalog: Catalog
-    options: CompositeOptions
-    numbers: Mapping[str, int] | None = None
-    """Places of the items in the epoch's list of scenes, where the method has a source."""
-
-    def __call__(self) -> Done:
-        from geoflow.imagery import composite_tile
-
-        store, tile = self.open()
-        arrays = computed(composite_tile(self.items, tile.geobox, self.options, self.catalog, numbers=self.numbers))
-        files = written(store, self.group, tile, arrays)
-        clear = arrays["clear"]
-        content = {
-            "scenes": [item["id"] for item in self.items],
-            "observed_px": int((clear > 0).any(axis=0).sum()),
-            "empty_px": [int(n) for n in (clear == 0).sum(axis=(1, 2))],
-            "pixels": tile.shape[0] * tile.shape[1],
-        }
-        if self.numbers is not None:
-            taken = np.bincount(arrays["source"].ravel(), minlength=2**16)
-            content["source_px"] = {name: int(taken[number]) for name, number in self.numbers.items()}
-        return Done(content, files)
 
 
 @dataclass(frozen=True)
