@@ -255,7 +255,7 @@ def test_what_is_no_table_is_refused(tmp_path):
     pq.write_table(pa.table({"patch_id": ["a"]}), tmp_path / "m.parquet")
     with pytest.raises(LabelError, match="no column 'labels'"):
         read_table([tmp_path / "m.parquet"])
-    write_table(tmp_path / "m.parquet", [{"patch_id": "a", "labels": ["Pasture"]}])
+    write_table(tmp_path / "m.parquet", [{"patch_id": "a", "labels": ["Pastuers"]}])
     with pytest.raises(LabelError, match="did you mean 'Pastures'"):
         read_table([tmp_path / "m.parquet"])
     write_table(tmp_path / "m.parquet", [{"patch_id": "a", "labels": ["Agricultural areas"]}])
