@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from faulty_server import Faults, serve_tokens, serve_with_faults
 from imagery_scenes import Scene, grid, write_catalog
 
 from geoflow.errors import SceneError
-from geoflow.imagery import load_catalog, load_cube
+from geoflow.imagery import CompositeOptions, Period, load_catalog, load_cube
 from geoflow.imagery.catalog import Catalog
 from geoflow.imagery.harmonise import PROPERTY
 from geoflow.imagery.items import freeze
 from geoflow.imagery.load import Reading
 from geoflow.imagery.read import ReadError, ReadLog
 from geoflow.inputs import NODATA
+from geoflow.jobs.imagerywork import CompositeWork
 
 BANDS = ("B02", "B04")
 QUICK = Reading(fuse=False, attempts=3, timeout_s=4.0)
@@ -124,3 +126,18 @@ def test_a_token_that_ends_early_is_renewed(folder: Path, clean: np.ndarray, mon
     assert any("403" in event.cause for event in log.events)
     assert len({query for _, query in faults.requests if query}) > 1, "more than one token was used"
     assert "sig=" not in str(log.events)
+
+
+def test_a_scene_of_other_numbers_is_left_out_like_one_that_is_gone(folder: Path) -> None:
+    """It is refused without a failed read, and must not be tried for ever."""
+    catalog = load_catalog("sample", str(folder / "catalog.json"))
+    items = frozen(folder, catalog, str(folder))
+    items[1]["assets"]["red"]["href"] = items[1]["assets"]["scl"]["href"]
+    options = CompositeOptions((Period("june", date(2024, 6, 1), date(2024, 6, 30)),), BANDS)
+    work = CompositeWork(folder, "r0000c0000", "imagery/x", tuple(items), catalog, options, None, "skip_scene")
+    arrays, used, reads = work._read_what_can_be_read(grid())
+    assert [item["id"] for item in used] == ["first"]
+    (lost,) = reads.lost
+    assert (lost.scene, lost.band, lost.pixels) == ("second", "B04", 96 * 96)
+    assert "uint8" in lost.cause
+    assert (arrays["clear"] == 1).all()

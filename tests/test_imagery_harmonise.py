@@ -106,6 +106,12 @@ def test_to_reflectance(numbers: list[int], add: int) -> None:
         assert value == (NODATA if dn == 0 else min(dn + add, 32767))
 
 
+def test_reflectance_of_a_part_of_an_array() -> None:
+    """What is not contiguous cannot be turned in place, and must not come back as it was."""
+    dn = np.arange(1000, 1024, dtype=np.uint16).reshape(4, 6)
+    np.testing.assert_array_equal(to_reflectance(dn[:, ::2], -1000), np.arange(0, 24).reshape(4, 6)[:, ::2])
+
+
 def test_links_are_signed_at_the_last_moment_and_again_when_the_token_ages(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     life_s = [3600.0]

@@ -128,11 +128,11 @@ def offset_of(item: Item, catalog: Catalog) -> int:
 
 
 def to_reflectance(dn: NDArray[np.uint16], add: int) -> NDArray[np.int16]:
-    """Digital numbers to the unit of the cube, in place.
+    """Digital numbers to the unit of the cube, in place where the array is contiguous.
 
     Parameters
     ----------
-    dn : contiguous uint16 array, any dims
+    dn : uint16 array, any dims
         Digital numbers; 0 is nodata. Its memory becomes the result's: it must not be used any more.
     add : int
         What is added to each valid number.
@@ -143,6 +143,7 @@ def to_reflectance(dn: NDArray[np.uint16], add: int) -> NDArray[np.int16]:
         Reflectance x 10000, nodata `geoflow.inputs.NODATA`. Valid dark pixels may come out a little below 0 and stay
         valid; what exceeds int16 (reflectance above 3.27, glint) is clipped to 32767.
     """
+    dn = np.ascontiguousarray(dn)  # of another, reshape would make a copy, and the result would be the raw numbers
     out = dn.view(np.int16)
     _to_reflectance(dn.reshape(-1), np.int32(add), out.reshape(-1))
     return out

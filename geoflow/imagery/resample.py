@@ -25,9 +25,6 @@ from geoflow.errors import GridError
 
 Resampling = Literal["nearest", "bilinear", "cubic"]
 
-DN_NODATA = 0
-"""Nodata of every file of Sentinel-2 level 2A, reflectance and SCL, whether the file says so or not."""
-
 _NODE_SPACING_M = 500.0  # interpolated over so much, UTM and a national CRS differ by a centimetre at the most
 _METRES_PER_DEGREE = 111_320.0
 _FRACTION_DIGITS = 6  # of a pixel: where its corner lies between two multiples of the resolution

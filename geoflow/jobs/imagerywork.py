@@ -99,11 +99,12 @@ class CompositeWork(TileWork):
                 reads.events += log.events
                 if self.on_error == "fail":
                     raise
-                # Other threads may have met other files by now: each scene that is known to fail saves a round.
-                failed = {event.scene: event for event in log.events if event.what == "failed"}
+                # The scene that ended the round goes in any case, so that there is an end to rounds. Other threads may
+                # have met other files by now: each scene that is known to fail saves a round.
+                failed = {event.scene: (event.band, event.cause) for event in log.events if event.what == "failed"}
+                failed.setdefault(error.scene, (error.band, error.message))
                 for lost in [item for item in items if item["id"] in failed]:
-                    event = failed[lost["id"]]
-                    reads.lost.append(Loss(event.scene, event.band, event.cause, _pixels_under(lost, geobox)))
+                    reads.lost.append(Loss(lost["id"], *failed[lost["id"]], _pixels_under(lost, geobox)))
                     items.remove(lost)
                 self._check_something_is_left(items, geobox, error)
             else:
