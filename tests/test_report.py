@@ -206,6 +206,18 @@ def test_the_statement_does_not_flatter(tmp_path: Path, corine: Legend) -> None:
     assert "training areas included" in words
 
 
+def test_what_could_not_be_read_is_told(tmp_path: Path, corine: Legend) -> None:
+    epoch = next(iter(SUMMARY["scenes"]))
+    lost = {"scene": "S2A_gone", "band": "B03", "cause": "404", "tiles": ["a", "b"], "pixels": 12345}
+    retried = [{"scene": "S2A_slow", "band": "B04", "cause": "503", "times": times} for times in (3, 4)]
+    summary = SUMMARY | {"reads": {epoch: {"lost": [lost], "retried": retried}}}
+    words = " ".join(write(tmp_path, summary, corine).words.split())
+    assert "could not be read, and were left out" in words
+    assert re.search(r"S2A_gone\W*B03\W*2\W*12.?345", words)
+    assert "7 reads had to be tried again" in words
+    assert "could not be read" not in write(tmp_path, SUMMARY, corine).words
+
+
 def test_numbers_are_those_of_the_summary(tmp_path: Path, corine: Legend) -> None:
     words = write(tmp_path, SUMMARY, corine).words
     for text in ("90.0\u202f%", "10.0\u202f%", "+6.1", "\u22122.1", "14\u202f321\u202f937", "0.8123", "57.8\u202f%"):

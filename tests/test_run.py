@@ -400,6 +400,23 @@ def test_a_trained_model_is_used_instead_of_training(finished, tiny_job, tmp_pat
         np.testing.assert_array_equal(ours[name].values, theirs[name].values)
 
 
+def test_other_tiles_and_chunks_give_the_same_pixels(finished, tiny_job, tmp_path):
+    """From the scenes to the classes, to the last bit: neither warping nor blending may know of tiles."""
+    _, out = finished
+    grid = {"crs": "EPSG:3035", "resolution_m": 10, "tile": 512, "chunk": 256}
+    job = tiny_job(
+        "labels", "classifier", "train", "evaluate", "generalise", "change", "publish",
+        grid=grid, predict={"model": str(out / "model"), "probabilities": True},
+    )  # fmt: skip
+    gf.run(gf.load_job(job), tmp_path / "out", cluster="threads")
+    ours, theirs = gf.open(tmp_path / "out"), gf.open(out)
+    for epoch in ("2018", "2024"):
+        names = [f"imagery/{epoch}/{name}" for name in ("reflectance", "clear")]
+        names += [f"map/{epoch}/{name}" for name in ("level1", "level3", "confidence", "second", "probabilities")]
+        for name in names:
+            np.testing.assert_array_equal(ours[name].values, theirs[name].values, err_msg=name)
+
+
 def test_a_model_of_other_bands_is_refused_before_work(finished, tiny_job, tmp_path):
     _, out = finished
     job = gf.load_job(

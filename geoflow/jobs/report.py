@@ -152,6 +152,10 @@ def _context(summary: Mapping[str, Any], figures: Mapping[str, Path], root: Path
         "seams": _seams(s.get("seams") or {}),
         "change": _changes(s.get("change") or {}, legend),
         "scenes": {epoch: ledger_facts(ledger) for epoch, ledger in (s.get("scenes") or {}).items()},
+        "lost": {epoch: found["lost"] for epoch, found in (s.get("reads") or {}).items()},
+        "retried": {
+            epoch: sum(entry["times"] for entry in found["retried"]) for epoch, found in (s.get("reads") or {}).items()
+        },
         "stages": list((s.get("stages") or {}).values()),
         "slowest": max((stage.get("seconds", 0) for stage in (s.get("stages") or {}).values()), default=0) or 1,
         "failed": s.get("failed") or [],

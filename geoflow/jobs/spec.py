@@ -173,7 +173,7 @@ class Imagery(Section):
         "fail",
         description="a file that cannot be read after all attempts: `fail` fails the tiles that need it, `skip_scene` "
         "does without the scene there, which the report and the receipts say; a later run with `fail` makes good what "
-        "is missing",
+        "is missing. The look at each scene that decides its offset must work in either case",
     )
     attempts: int = Field(3, ge=1, le=20, description="how often a remote file is tried")
     timeout_s: float = Field(
