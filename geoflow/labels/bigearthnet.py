@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from geoflow.errors import LabelError, LegendError
 from geoflow.inputs import BANDS, NODATA
 from geoflow.labels.patches import Patches, Skipped
+from geoflow.labels.patchtiff import Place, enlarge, enlarge_with_gdal, read_raster
 from geoflow.legends import NODATA_CODE, Legend, listed
 from geoflow.legends import legend as find_legend
 
@@ -110,36 +111,41 @@ def read_patch(folder: str | Path, bands: Sequence[str]) -> NDArray[np.int16]:
     Returns
     -------
     int16, dims (band, y, x), 120 x 120
-        Reflectance x 10000 (32767 at most); bands of 20 and 60 m are interpolated bilinearly. A pixel that is 0 in
-        every band is nodata, -32768.
+        Reflectance x 10000 (32767 at most); bands of 20 and 60 m are interpolated bilinearly, by the rule of
+        `geoflow.labels.patchtiff.enlarge`. A pixel that is 0 in every band is nodata, -32768.
 
     Raises
     ------
     LabelError
         If a band is unknown, or its file is missing, damaged or of another size than BigEarthNet's.
     """
-    import rasterio
-    from rasterio.enums import Resampling
-    from rasterio.errors import RasterioError
+    return read_pixels(str(folder), Path(folder).name, bands)[0]
 
-    folder = Path(folder)
+
+def read_pixels(folder: str, name: str, bands: Sequence[str]) -> tuple[NDArray[np.int16], Place]:
+    """`read_patch` of the files ``NAME_<band>.tif``, and where the first of them says that the patch lies."""
     values = np.empty((len(bands), PATCH_PX, PATCH_PX), np.uint16)
-    with _quiet_gdal():
-        for i, band in enumerate(bands):
-            side = NATIVE_PX.get(band)
-            if side is None:
-                raise LabelError(f"BigEarthNet has no band {band!r}; it has {', '.join(BANDS)}")
-            path = folder / f"{folder.name}_{band}.tif"
-            try:
-                with rasterio.open(path) as src:
-                    if src.shape != (side, side) or src.dtypes[0] != "uint16":
-                        raise LabelError(f"{path.name} is {src.shape} {src.dtypes[0]}, not {(side, side)} uint16")
-                    src.read(1, out=values[i], resampling=Resampling.bilinear)
-            except RasterioError as problem:
-                raise LabelError(f"{path.name} cannot be read: {problem}") from None
+    coarse: dict[int, list[tuple[int, NDArray[np.uint16]]]] = {}
+    place: Place | None = None
+    for i, band in enumerate(bands):
+        side = NATIVE_PX.get(band)
+        if side is None:
+            raise LabelError(f"BigEarthNet has no band {band!r}; it has {', '.join(BANDS)}")
+        path = f"{folder}/{name}_{band}.tif"
+        raster = read_raster(path, side)
+        place = place or raster.place
+        if side == PATCH_PX:
+            values[i] = raster.values
+        elif raster.nodata is not None and (raster.values == raster.nodata).any():
+            values[i] = enlarge_with_gdal(path, PATCH_PX)
+        else:
+            coarse.setdefault(side, []).append((i, raster.values))
+    for side, found in coarse.items():
+        values[[i for i, _ in found]] = enlarge(np.stack([v for _, v in found]), PATCH_PX // side)
     cube = np.minimum(values, np.iinfo(np.int16).max).astype(np.int16)
-    cube[:, (values == 0).all(axis=0)] = NODATA
-    return cube
+    if not values.all():
+        cube[:, (values == 0).all(axis=0)] = NODATA
+    return cube, place or Place(0, np.nan, np.nan)
 
 
 def read_patches(
@@ -182,7 +188,7 @@ def read_patches(
     dates: list[np.datetime64] = []
     skipped = list(index.skipped)
     read = partial(_read_one, bands=tuple(bands), legend=legend)
-    with _mapper(workers) as run, _quiet_gdal():
+    with _mapper(workers) as run:
         for done, (folder, result) in enumerate(zip(index.folders, run(read, index.folders), strict=True), 1):
             if isinstance(result, str):
                 skipped.append(Skipped(folder.name, result))
@@ -282,10 +288,3 @@ def _mapper(workers: int) -> Iterator[Callable[..., Iterable[Any]]]:
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield partial(pool.map, chunksize=32)
-
-
-def _quiet_gdal() -> Any:
-    """GDAL must not list a patch's folder for every file that it opens."""
-    import rasterio
-
-    return rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR")

@@ -1,0 +1,102 @@
+"""How fast BigEarthNet becomes a store, against just decoding its TIFFs.
+
+    python benchmarks/patches.py [--size small|tile] [--json FILE]
+
+Makes its own patches of version 1 and measures in one run, all on one process a core, started beforehand:
+
+floor     the patches' twelve TIFFs opened and read with rasterio, nothing else
+ours      the same into a store: found, planned, read, interpolated to 10 m, labels, compressed, checksums, receipts
+usual     read with rasterio at 120 x 120 pixels, as users write it, each chunk put into a plain Zarr array
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import zarr
+from distributed import Client
+from labels import make_patches
+from measuring import command_line, measure, report
+from rasterio.enums import Resampling
+
+from geoflow.inputs import BANDS
+from geoflow.jobs.clusters import connect
+from geoflow.jobs.patchingest import ingest_patches
+from geoflow.labels.patchplan import PatchOptions
+
+SIZES = {"small": (768, 64, 3), "tile": (6144, 128, 3)}  # patches, patches a chunk, repeats
+
+
+def main() -> None:
+    """Run all variants, print a table, write JSON."""
+    arguments = command_line(__doc__, SIZES)
+    patches, chunk, repeats = SIZES[arguments.size]
+    with tempfile.TemporaryDirectory() as folder, connect("local") as client:
+        root = make_patches(Path(folder) / "patches", patches)
+        runs = variants(client, root, Path(folder), chunk)
+        pixels = patches * len(BANDS) * 120 * 120
+        rows = [measure(name, run, pixels, repeats) for name, run in runs.items()]
+        stored = sum(f.stat().st_size for f in (Path(folder) / "ours.zarr").rglob("*") if f.is_file())
+    seconds = {row.name: row.seconds for row in rows}
+    ratios = {
+        "speed_over_floor": seconds["floor"] / seconds["ours"],
+        "speed_over_usual": seconds["usual"] / seconds["ours"],
+        "patches_a_second": patches / seconds["ours"],
+        "stored_over_raw": stored / (2 * pixels),
+    }
+    cores = len(client.nthreads()) or os.cpu_count()
+    report(f"{patches} patches of 12 bands, {cores} processes, median of {repeats}", rows, ratios, arguments.json)
+
+
+def variants(client: Client, root: Path, folder: Path, chunk: int) -> dict[str, Callable[[], Any]]:
+    """The ways of reading the patches."""
+    names = sorted(path.name for path in root.iterdir())
+    chunks = [names[at : at + chunk] for at in range(0, len(names), chunk)]
+    address = str(client.scheduler.address)
+
+    def floor() -> None:
+        client.gather(client.map(decode, [str(root)] * len(chunks), chunks, pure=False))
+
+    def ours() -> None:
+        shutil.rmtree(folder / "ours.zarr", ignore_errors=True)
+        ingest_patches(root, folder / "ours.zarr", PatchOptions(chunk=chunk), address)
+
+    def usual() -> None:
+        shutil.rmtree(folder / "usual.zarr", ignore_errors=True)
+        shape = (len(names), len(BANDS), 120, 120)
+        path = str(folder / "usual.zarr")
+        zarr.create_array(path, shape=shape, dtype="uint16", chunks=(chunk, *shape[1:]))
+        places = [at * chunk for at in range(len(chunks))]
+        client.gather(client.map(resample, [str(root)] * len(chunks), chunks, [path] * len(chunks), places, pure=False))
+
+    return {"floor": floor, "ours": ours, "usual": usual}
+
+
+def decode(root: str, names: list[str]) -> None:
+    """Open and read every file of some patches."""
+    with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR"):
+        for name in names:
+            for band in BANDS:
+                with rasterio.open(f"{root}/{name}/{name}_{band}.tif") as src:
+                    src.read(1)
+
+
+def resample(root: str, names: list[str], path: str, at: int) -> None:
+    """Patches at 10 m into their places of an array."""
+    cubes = np.empty((len(names), len(BANDS), 120, 120), np.uint16)
+    for cube, name in zip(cubes, names, strict=True):
+        for values, band in zip(cube, BANDS, strict=True):
+            with rasterio.open(f"{root}/{name}/{name}_{band}.tif") as src:
+                src.read(1, out=values, resampling=Resampling.bilinear)
+    zarr.open_array(path, mode="r+")[at : at + len(names)] = cubes
+
+
+if __name__ == "__main__":
+    main()

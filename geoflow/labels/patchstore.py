@@ -1,0 +1,299 @@
+"""BigEarthNet as one Zarr v3 store: made with every patch's place settled, filled chunk by chunk.
+
+Along ``patch`` all that is read from files is chunked alike, so that one task writes whole chunks and no two tasks ever
+touch the same file. A patch that cannot be read keeps its place, holds nodata and has ``valid`` 0. Moving the others up
+instead would make each place depend on every file before it: then no chunk could be written, or written again, without
+the ones before.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+
+from geoflow.errors import LabelError
+from geoflow.inputs import NODATA
+from geoflow.labels.bigearthnet import PATCH_PX
+from geoflow.labels.patches import Skipped
+from geoflow.labels.patchindex import day_of
+from geoflow.labels.patchlabels import SCHEMES, UNKNOWN, scheme_codes, scheme_legend
+from geoflow.labels.patchplan import PatchPlan
+from geoflow.labels.patchread import Layout, PatchChunk, Planned, codes_of
+from geoflow.labels.splits import SPLIT_NAMES
+
+FORMAT = "geoflow-patches-2"
+ATTRIBUTE = "geoflow_patches"
+ATTRIBUTION = "BigEarthNet (CDLA-Permissive-1.0), contains modified Copernicus Sentinel data 2017-2018"
+PIXEL_CODECS = (BloscCodec(typesize=2, cname="lz4", clevel=5, shuffle="bitshuffle"), Crc32cCodec())
+SMALL_CODECS = (ZstdCodec(level=1), Crc32cCodec())
+"""Each chunk ends in a checksum, so that flipped bits are an error on reading and never pixels."""
+
+_PLAN_ROWS = 4096
+_NOT_A_DAY = np.iinfo(np.int64).min
+
+
+@dataclass(frozen=True)
+class PatchStore:
+    """A store as its own description tells it.
+
+    Attributes
+    ----------
+    path : Path
+    described : mapping
+        What `create_store` wrote: ``id``, ``options``, ``layout``, ``patches``, ``chunk``, ``bands``, ``dropped``,
+        ``splits``, ``default_split``, ``software``; and after the last chunk ``complete``, ``read``, ``skipped``.
+    """
+
+    path: Path
+    described: Mapping[str, Any]
+
+    @property
+    def patches(self) -> int:
+        """Places, those of skipped patches included."""
+        return int(self.described["patches"])
+
+    @property
+    def chunk(self) -> int:
+        """Patches of a chunk; the last may have fewer."""
+        return int(self.described["chunk"])
+
+    @property
+    def chunks(self) -> int:
+        """Chunks along ``patch``."""
+        return -(-self.patches // self.chunk)
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Band names in the order of the pixels."""
+        return tuple(self.described["bands"])
+
+    @property
+    def layout(self) -> Layout:
+        """Where the files lie that it is made from."""
+        return Layout(**self.described["layout"])
+
+    def rows(self, number: int) -> slice:
+        """The places of a chunk."""
+        return slice(number * self.chunk, min((number + 1) * self.chunk, self.patches))
+
+    def planned(self, number: int) -> list[Planned]:
+        """What belongs into a chunk."""
+        group = zarr.open_group(self.path, mode="r", use_consolidated=False)
+        names, folders, listed = (
+            np.asarray(_array(group, name)[self.rows(number)]) for name in ("name", "plan/folder", "plan/listed")
+        )
+        return [Planned(str(n), str(f), c) for n, f, c in zip(names, folders, codes_of(listed), strict=True)]
+
+    def write(self, number: int, chunk: PatchChunk) -> tuple[Path, ...]:
+        """Write a chunk whole, and name its files."""
+        group = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+        files = []
+        with zarr.config.set({"array.write_empty_chunks": True}):
+            for name, values in chunk.arrays().items():
+                array = _array(group, name)
+                array[self.rows(number)] = values
+                files.append(self.path.joinpath(name, "c", str(number), *("0" for _ in values.shape[1:])))
+        return tuple(files)
+
+    def split_counts(self) -> dict[str, dict[str, int]]:
+        """Patches that were read of each part of each split."""
+        group = zarr.open_group(self.path, mode="r", use_consolidated=False)
+        valid = np.asarray(_array(group, "valid")[:]) == 1
+        counts = {}
+        for split in self.described["splits"]:
+            parts = np.bincount(np.asarray(_array(group, f"split_{split}")[:])[valid], minlength=len(SPLIT_NAMES))
+            counts[split] = {name: int(parts[code]) for code, name in SPLIT_NAMES.items()}
+        return counts
+
+    def finish(self, read: int, skipped: Sequence[Skipped]) -> None:
+        """Say in the store that it is complete, and what came of it."""
+        facts = {"complete": True, "read": read, "skipped": len(skipped)}
+        with (self.path / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([("name", "reason"), *skipped])
+        group = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+        group.attrs.update({ATTRIBUTE: {**self.described, **facts}})
+        _consolidate(self.path)
+
+
+def read_store(path: str | Path) -> PatchStore:
+    """The store at a path.
+
+    Raises
+    ------
+    LabelError
+        If there is none, or it is something else.
+    """
+    path = Path(path)
+    if not (path / "zarr.json").is_file():
+        raise LabelError(
+            f"no patches at {path}: there is no such Zarr store; make one with geoflow bigearthnet SRC OUT"
+        )
+    described = zarr.open_group(path, mode="r", use_consolidated=False).attrs.asdict().get(ATTRIBUTE)
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
+        raise LabelError(f"{path}: is a Zarr store, but not one of patches of this geoflow ({FORMAT})")
+    return PatchStore(path, described)
+
+
+def create_store(path: str | Path, plan: PatchPlan) -> PatchStore:
+    """Make the store of a plan, with places for all patches and nothing in them; it appears under its name once whole.
+
+    Raises
+    ------
+    LabelError
+        If the place is taken, or cannot be written to.
+    """
+    path = Path(path)
+    if path.exists():
+        raise LabelError(f"{path} is there already")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    described = _describe(plan)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(draft, ignore_errors=True)
+        _create_arrays(draft, plan, described)
+        draft.rename(path)
+    except OSError as problem:
+        raise LabelError(f"{path} cannot be written: {problem.strerror or problem}") from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return PatchStore(path, described)
+
+
+def _describe(plan: PatchPlan) -> dict[str, Any]:
+    from geoflow import __version__
+
+    index, options = plan.index, plan.options
+    described: dict[str, Any] = {
+        "format": FORMAT,
+        "options": options.described(plan.source),
+        "layout": {"root": str(index.root), "version": index.version, "maps": index.maps},
+        "found": len(index.names),
+        "patches": len(plan),
+        "dropped": plan.dropped,
+        "chunk": options.chunk,
+        "bands": list(options.bands),
+        "splits": sorted(plan.splits),
+        "default_split": plan.default_split,
+        "tables": [path.name for path in options.metadata or index.tables],
+        "software": {"geoflow": __version__, "zarr": zarr.__version__, "numpy": np.__version__},
+        "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        "attribution": ATTRIBUTION,
+        "complete": False,
+    }
+    state = hashlib.sha256(json.dumps([FORMAT, described["options"]], sort_keys=True).encode())
+    for name in plan.names:
+        state.update(name.encode() + b"\0")
+    return {**described, "id": state.hexdigest()}
+
+
+def _create_arrays(path: Path, plan: PatchPlan, described: dict[str, Any]) -> None:
+    attrs = {ATTRIBUTE: described, "Conventions": "CF-1.11", "title": f"BigEarthNet v{plan.index.version} patches"}
+    group = zarr.create_group(path, zarr_format=3, attributes=attrs)
+    _write_known(group, plan)
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        _make_read(group, plan)
+    _consolidate(path)
+
+
+def _write_known(group: zarr.Group, plan: PatchPlan) -> None:
+    """What is known before a file is opened."""
+    days = np.array([day_of(name) for name in plan.names], "datetime64[D]")
+    numbers = np.where(np.isnat(days), _NOT_A_DAY, days.astype(np.int64))
+    time = {"units": "days since 1970-01-01", "calendar": "proleptic_gregorian", "standard_name": "time"}
+    _put(group, "name", np.array(plan.names, object), ("patch",))
+    _put(group, "v1_name", np.array(plan.v1_names, object), ("patch",))
+    _put(group, "country", np.array(plan.countries, object), ("patch",))
+    _put(group, "date", numbers, ("patch",), _NOT_A_DAY, {**time, "_FillValue": int(_NOT_A_DAY)})
+    _put(group, "snow", plan.snow.astype(np.uint8), ("patch",), 0, {"long_name": "flagged: seasonal snow"})
+    _put(group, "cloud", plan.cloud.astype(np.uint8), ("patch",), 0, {"long_name": "flagged: cloud or shadow"})
+    parts = {"flag_values": list(SPLIT_NAMES), "flag_meanings": " ".join(SPLIT_NAMES.values())}
+    for name, values in plan.splits.items():
+        _put(group, f"split_{name}", values, ("patch",), 0, parts)
+    _put(group, "band", np.array(plan.options.bands, object), ("band",))
+    for scheme in SCHEMES:
+        legend, codes = scheme_legend(scheme), np.array(scheme_codes(scheme), np.uint16)
+        meanings = {"long_name": "class code", "class_names": [legend.label(int(code)) for code in codes]}
+        _put(group, f"{scheme}_code", codes, (f"{scheme}_code",), 0, meanings)
+    hidden = group.create_group("plan")
+    _put(hidden, "folder", np.array(plan.folders, object), ("patch",))
+    _put(hidden, "listed", plan.listed, ("patch", "nineteen_code"), UNKNOWN)
+
+
+def _put(
+    group: zarr.Group,
+    name: str,
+    values: NDArray[Any],
+    dims: tuple[str, ...],
+    fill: int = 0,
+    attrs: Mapping[str, Any] | None = None,
+) -> None:
+    text = values.dtype == object
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=str if text else values.dtype,
+        chunks=(min(_PLAN_ROWS, len(values)), *values.shape[1:]),
+        fill_value="" if text else fill,
+        dimension_names=dims,
+        compressors=SMALL_CODECS,
+        attributes=dict(attrs or {}),
+    )
+    array[:] = values
+
+
+def _make_read(group: zarr.Group, plan: PatchPlan) -> None:
+    """What the files will fill, empty."""
+    rows, count, bands = min(plan.options.chunk, len(plan)), len(plan), len(plan.options.bands)
+    edge = (PATCH_PX, PATCH_PX)
+
+    def make(name: str, dtype: str, fill: float, dims: tuple[str, ...], tail: tuple[int, ...], **attrs: Any) -> None:
+        group.create_array(
+            name,
+            shape=(count, *tail),
+            dtype=dtype,
+            chunks=(rows, *tail),
+            fill_value=fill,
+            dimension_names=("patch", *dims),
+            compressors=PIXEL_CODECS if dims[-2:] == ("y", "x") else SMALL_CODECS,
+            attributes=attrs,
+        )
+
+    pixels = {"long_name": "reflectance", "units": "1e-4", "nodata": NODATA}
+    make("cube", "int16", NODATA, ("band", "y", "x"), (bands, *edge), **pixels)
+    if plan.index.maps:
+        make("reference_map", "uint16", 0, ("y", "x"), edge, long_name="CLC level-3 code", nodata=0)
+    for scheme in SCHEMES:
+        told = f"1 where the patch holds the class, {UNKNOWN} where that is not known"
+        make(f"label_{scheme}", "uint8", UNKNOWN, (f"{scheme}_code",), (len(scheme_codes(scheme)),), long_name=told)
+    make("valid", "uint8", 0, (), (), long_name="1 where the patch was read, 0 where it was skipped")
+    make("epsg", "int32", 0, (), (), long_name="EPSG code of the patch's CRS")
+    make("left", "float64", np.nan, (), (), long_name="easting of the upper left corner", units="metre")
+    make("top", "float64", np.nan, (), (), long_name="northing of the upper left corner", units="metre")
+
+
+def _consolidate(path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata")
+        warnings.filterwarnings("ignore", message="Object at (receipts|skipped.csv) is not recognized")
+        zarr.consolidate_metadata(path)
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    found = group[name]
+    if not isinstance(found, zarr.Array):
+        raise LabelError(f"{group.path}/{name} is no array: geoflow did not make it")
+    return found
