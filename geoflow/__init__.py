@@ -35,6 +35,7 @@ _PUBLIC = {
     "load_model": ("geoflow.modelfile", "load_model"),
     "make_sample": ("geoflow.sample", "make_sample"),
     "open": ("geoflow.store.zarr", "open_store"),
+    "open_patches": ("geoflow.labels.patchdata", "open_patches"),
     "predict": ("geoflow.mapping.predict", "predict"),
     "run": ("geoflow.jobs.run", "run_job"),
     "search": ("geoflow.imagery", "search"),
@@ -62,6 +63,7 @@ __all__ = [
     "load_model",
     "make_sample",
     "open",
+    "open_patches",
     "predict",
     "run",
     "search",
@@ -77,6 +79,7 @@ if TYPE_CHECKING:
     from geoflow.jobs.jobfile import load_job
     from geoflow.jobs.run import run_job as run
     from geoflow.labels import load_change_labels, load_labels
+    from geoflow.labels.patchdata import open_patches
     from geoflow.legends import Legend, legend
     from geoflow.mapping.areas import areas
     from geoflow.mapping.changepatches import change_patches

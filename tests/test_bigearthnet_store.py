@@ -6,6 +6,8 @@ import bz2
 import csv
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -27,10 +29,12 @@ from rasterio.io import MemoryFile
 from rasterio.transform import from_origin
 from test_bigearthnet import make_patch, name, native
 
+import geoflow as gf
 from geoflow.cli import main
 from geoflow.errors import LabelError
 from geoflow.inputs import BANDS, NODATA
 from geoflow.jobs.patchingest import ingest_patches
+from geoflow.jobs.patchreport import dataset_statistics
 from geoflow.labels.bigearthnet import NATIVE_PX, read_patch
 from geoflow.labels.patchlabels import UNKNOWN, UNLABELLED
 from geoflow.labels.patchplan import PatchOptions, plan_patches
@@ -524,3 +528,129 @@ def test_the_real_patch_of_version_2(real, tmp_path):
     assert (int(found["epsg"]), float(found["left"]), float(found["top"])) == (32633, 390_000, 5_348_400)
     made = ingest_patches(real / "v2", tmp_path / "b.zarr", PatchOptions(metadata=(table,)), "threads")
     assert (made.read, made.without_map) == (1, 1)
+
+
+# --- using it -------------------------------------------------------------------------------------------------------
+
+
+def test_a_store_opens_as_a_lazy_dataset_of_what_was_read(tmp_path):
+    broken_set(tmp_path / "in")
+    for number in range(20, 27):
+        make_patch(tmp_path / "in", name(number), seed=number)
+    out = tmp_path / "a.zarr"
+    made = ingest_patches(tmp_path / "in", out, SMALL, "threads")
+    data = gf.open_patches(out)
+    assert data.sizes["patch"] == made.read == 9
+    assert data.cube.chunks is not None
+    assert data.cube.dtype == np.int16
+    assert not (data.cube == NODATA).any()
+    one = data.sel(name=name(21), band="B04")
+    np.testing.assert_array_equal(one.cube, native(tmp_path / "in" / name(21), "B04"))
+    counts = made.store.split_counts()["random"]
+    parts = {part: gf.open_patches(out, part) for part in ("train", "validation") if counts[part]}
+    assert {part: found.sizes["patch"] for part, found in parts.items()} == {p: n for p, n in counts.items() if n}
+    assert sorted(n for found in parts.values() for n in found.name.values) == sorted(data.name.values)
+    squares = gf.open_patches(out, "train", "squares")
+    assert (squares.split_squares == TRAIN).all()
+    for wrong, said in (((None, "official"), "has random, squares"), (("tests", None), "'tests' is no part")):
+        with pytest.raises(LabelError, match=said):
+            gf.open_patches(out, *wrong)
+    with pytest.raises(LabelError, match="no patch in part 'test'"):
+        gf.open_patches(out, "test")
+
+
+def test_statistics_of_a_store(tmp_path, monkeypatch, capsys):
+    labels = (["Pastures"], ["Pastures", "Airports"], ["Sea and ocean"], ["Pastures", "Vineyards"])
+    folders = [make_patch(tmp_path / "in", name(n), labels[n], seed=n) for n in range(4)]
+    with rasterio.open(folders[3] / f"{folders[3].name}_B02.tif", "r+") as dst:
+        dst.write(np.full((120, 120), 40_000, np.uint16), 1)  # beyond int16
+    (make_patch(tmp_path / "in", name(8)) / f"{name(8)}_B03.tif").unlink()
+    (tmp_path / "snow.csv").write_text(f"{name(7)}\n")
+    make_patch(tmp_path / "in", name(7))
+    out = tmp_path / "a.zarr"
+    ingest_patches(tmp_path / "in", out, PatchOptions(chunk=2, flags=(tmp_path / "snow.csv",)), "threads")
+    found = dataset_statistics(out)
+    assert (found.patches, found.left_out) == (4, {"left out: seasonal snow": 1, "skipped": 1})
+    assert found.labels["level3"].counts[231] == 3
+    assert found.labels["level3"].cardinality == 6 / 4
+    assert (found.labels["level1"].counts[2], found.labels["nineteen"].counts[231]) == (3, 3)
+    assert sum(found.splits["random"].values()) == sum(found.splits["squares"].values()) == 4
+    values = gf.open_patches(out).cube.astype(float).compute()
+    for band, (mean, std, pixels) in found.bands.items():
+        assert pixels == 4 * 120 * 120
+        assert mean == pytest.approx(float(values.sel(band=band).mean()), rel=1e-12)
+        assert std == pytest.approx(float(values.sel(band=band).std()), rel=1e-9)
+    options = ["--json", str(tmp_path / "s.json"), "--plot", str(tmp_path / "s.png")]
+    monkeypatch.setattr(sys, "argv", ["geoflow", "bigearthnet", "stats", str(out), *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    assert "4 patches, left out: seasonal snow 1, skipped 1" in " ".join(capsys.readouterr().out.split())
+    assert json.loads((tmp_path / "s.json").read_text())["bands"]["B03"]["pixels"] == 4 * 120 * 120
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_not_complete_is_neither_counted_nor_opened(tmp_path):
+    make_patch(tmp_path / "in", name(1))
+    create_store(tmp_path / "a.zarr", plan_patches(tmp_path / "in", SMALL))
+    for use in (dataset_statistics, gf.open_patches):
+        with pytest.raises(LabelError, match=r"not complete: finish it with geoflow bigearthnet .*in .*a\.zarr"):
+            use(tmp_path / "a.zarr")
+        with pytest.raises(LabelError, match=r"no patches at .*b\.zarr"):
+            use(tmp_path / "b.zarr")
+
+
+FEW, MANY = 16, 320
+MOST_MB = 40
+"""What 304 more patches may cost; their pixels alone are 105 MB."""
+
+MEASURE = """
+import re, sys
+from geoflow.jobs.patchingest import ingest_patches
+from geoflow.jobs.patchreport import dataset_statistics
+from geoflow.labels.patchplan import PatchOptions
+ingest_patches(sys.argv[1], sys.argv[2], PatchOptions(chunk=8), "threads")
+assert dataset_statistics(sys.argv[2]).bands
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) / 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
+    first = make_patch(tmp_path / "one", name(0))
+    peaks = []
+    for count in (FEW, MANY):
+        root = tmp_path / str(count)
+        for number in range(count):
+            folder = root / name(number)
+            folder.mkdir(parents=True)
+            for file in first.iterdir():
+                (folder / file.name.replace(first.name, folder.name)).hardlink_to(file)
+        command = [sys.executable, "-c", MEASURE, root, tmp_path / f"{count}.zarr"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        peaks.append(float(done.stdout))
+    assert peaks[1] - peaks[0] < MOST_MB, peaks
+
+
+def test_the_commands_of_the_page_run(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parent.parent / "docs/how-to/bigearthnet.md").read_text(encoding="utf-8")
+    for number in range(5):
+        make_patch(tmp_path / "BigEarthNet-v1.0", name(number), seed=number)
+        make_v2(tmp_path / "reben", number, seed=number)
+    rows = [{"patch_id": f"{SCENE}_{number}_43"} for number in range(5)]
+    make_table(tmp_path / "reben/metadata.parquet", rows)
+    for kind in ("seasonal_snow", "cloud_and_shadow"):
+        (tmp_path / f"patches_with_{kind}.csv").write_text(f"{name(0)}\n")
+    monkeypatch.chdir(tmp_path)
+    commands = [line for line in page.splitlines() if line.startswith("geoflow ")]
+    assert len(commands) == 3
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", shlex.split(command))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code, command
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        exec(compile(block, "bigearthnet.md", "exec"), {})
+    assert "Pastures" in capsys.readouterr().out
+    assert read_store(tmp_path / "patches.zarr").described["dropped"] == {"seasonal snow": 1}
+    assert read_store(tmp_path / "patches2.zarr").described["default_split"] == "official"

@@ -12,6 +12,7 @@ import numpy as np
 from geoflow.errors import LabelError
 from geoflow.labels.patchlabels import LEVELS, NINETEEN, SCHEMES, multi_hot, scheme_codes, scheme_legend
 from geoflow.labels.patchstats import LabelStatistics, Moments, label_statistics
+from geoflow.labels.splits import NONE, SPLIT_NAMES
 from geoflow.store.receipts import write_json
 
 if TYPE_CHECKING:
@@ -59,17 +60,20 @@ class DatasetStatistics:
 
 
 def dataset_statistics(source: str | Path) -> DatasetStatistics:
-    """The statistics of a table of BigEarthNet v2 (``metadata.parquet``).
+    """The statistics of a store of patches, or of a table of BigEarthNet v2 (``metadata.parquet``).
+
+    Of a store, band statistics are merged from those that each patch brought along when it was read, chunk by chunk, so
+    that no pixel is read again.
 
     Raises
     ------
     LabelError
-        If there is no such source, or it is none of them.
+        If there is no such source, it is none of them, or the store is not complete.
     """
     path = Path(source)
     if path.suffix == ".parquet":
         return _of_table(path)
-    raise LabelError(f"{path}: is no metadata.parquet")
+    return _of_store(path)
 
 
 def _of_table(path: Path) -> DatasetStatistics:
@@ -84,6 +88,28 @@ def _of_table(path: Path) -> DatasetStatistics:
         {"official": split_counts(table)},
         left_out={f"of which flagged: {reason}": n for reason, n in left_out.items() if n},
     )
+
+
+def _of_store(path: Path) -> DatasetStatistics:
+    from geoflow.labels.patchdata import complete_store
+    from geoflow.labels.patchstats import merged
+
+    store = complete_store(path)
+    skipped = int(store.described["skipped"])
+    return DatasetStatistics(
+        path.name,
+        int(store.described["read"]),
+        labels_of({scheme: store.labels(scheme) for scheme in SCHEMES}),
+        {name: _named(parts) for name, parts in store.split_counts().items()},
+        bands_of(store.bands, merged(store.moments(), len(store.bands))),
+        {f"left out: {reason}": n for reason, n in store.described["dropped"].items()}
+        | ({"skipped": skipped} if skipped else {}),
+    )
+
+
+def _named(parts: Mapping[str, int]) -> dict[str, int]:
+    """Parts of a split without the patches in none of them, where there are no such patches."""
+    return {part: n for part, n in parts.items() if n or part != SPLIT_NAMES[NONE]}
 
 
 def labels_of(labels: Mapping[str, Any]) -> dict[str, LabelStatistics]:

@@ -26,6 +26,7 @@ from geoflow.labels.patchlabels import (
     multi_hot,
     scheme_codes,
 )
+from geoflow.labels.patchstats import patch_moments
 from geoflow.labels.patchtiff import Place, read_raster
 from geoflow.legends import NODATA_CODE, legend
 
@@ -70,6 +71,8 @@ class PatchChunk:
         `UNKNOWN` where skipped.
     valid : uint8, dims (patch)
         1 where the patch was read.
+    moments : float64, dims (patch, band, 3)
+        Pixels that are not nodata, their mean and sum of squared deviations, as `patch_moments` has them.
     epsg : int32; left, top : float64; dims (patch)
         CRS, and upper left corner in it; 0 and NaN where skipped.
     skipped : list of Skipped (name, reason)
@@ -81,6 +84,7 @@ class PatchChunk:
     maps: NDArray[np.uint16] | None
     labels: dict[str, NDArray[np.uint8]]
     valid: NDArray[np.uint8]
+    moments: NDArray[np.float64]
     epsg: NDArray[np.int32]
     left: NDArray[np.float64]
     top: NDArray[np.float64]
@@ -96,6 +100,7 @@ class PatchChunk:
             np.zeros((patches, PATCH_PX, PATCH_PX), np.uint16) if with_maps else None,
             {scheme: np.full((patches, len(scheme_codes(scheme))), UNKNOWN, np.uint8) for scheme in SCHEMES},
             np.zeros(patches, np.uint8),
+            np.zeros((patches, bands, 3)),
             np.zeros(patches, np.int32),
             nan,
             nan.copy(),
@@ -104,7 +109,14 @@ class PatchChunk:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Name in the store to values."""
         found: dict[str, NDArray[Any]] = {f"label_{scheme}": values for scheme, values in self.labels.items()}
-        found |= {"cube": self.cube, "epsg": self.epsg, "left": self.left, "top": self.top, "valid": self.valid}
+        found |= {
+            "cube": self.cube,
+            "moments": self.moments,
+            "epsg": self.epsg,
+            "left": self.left,
+            "top": self.top,
+            "valid": self.valid,
+        }
         return found if self.maps is None else {**found, "reference_map": self.maps}
 
 
@@ -135,6 +147,7 @@ def read_chunk(patches: Sequence[Planned], layout: Layout, bands: Sequence[str])
         read.append(at)
         labels.append(label)
     if read:
+        chunk.moments[read] = patch_moments(chunk.cube[read])
         for scheme, rows in multi_hot(labels).items():
             chunk.labels[scheme][read] = rows
     return chunk

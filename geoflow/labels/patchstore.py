@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,6 +118,17 @@ class PatchStore:
             parts = np.bincount(np.asarray(_array(group, f"split_{split}")[:])[valid], minlength=len(SPLIT_NAMES))
             counts[split] = {name: int(parts[code]) for code, name in SPLIT_NAMES.items()}
         return counts
+
+    def labels(self, scheme: str) -> NDArray[np.uint8]:
+        """Labels of the patches that were read, dims (patch, class): a few dozen bytes a patch."""
+        group = zarr.open_group(self.path, mode="r", use_consolidated=False)
+        valid = np.asarray(_array(group, "valid")[:]) == 1
+        return np.asarray(_array(group, f"label_{scheme}")[:])[valid]
+
+    def moments(self) -> Iterator[NDArray[np.float64]]:
+        """Tables of `patch_moments`, chunk by chunk."""
+        array = _array(zarr.open_group(self.path, mode="r", use_consolidated=False), "moments")
+        yield from (np.asarray(array[self.rows(number)]) for number in range(self.chunks))
 
     def finish(self, read: int, skipped: Sequence[Skipped]) -> None:
         """Say in the store that it is complete, and what came of it."""
@@ -279,6 +290,8 @@ def _make_read(group: zarr.Group, plan: PatchPlan) -> None:
     for scheme in SCHEMES:
         told = f"1 where the patch holds the class, {UNKNOWN} where that is not known"
         make(f"label_{scheme}", "uint8", UNKNOWN, (f"{scheme}_code",), (len(scheme_codes(scheme)),), long_name=told)
+    moments = {"long_name": "pixels that are not nodata, their mean, their sum of squared deviations"}
+    make("moments", "float64", 0, ("band", "moment"), (bands, 3), **moments)
     make("valid", "uint8", 0, (), (), long_name="1 where the patch was read, 0 where it was skipped")
     make("epsg", "int32", 0, (), (), long_name="EPSG code of the patch's CRS")
     make("left", "float64", np.nan, (), (), long_name="easting of the upper left corner", units="metre")
