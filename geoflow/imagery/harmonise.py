@@ -144,17 +144,19 @@ def to_reflectance(dn: NDArray[np.uint16], add: int) -> NDArray[np.int16]:
         valid; what exceeds int16 (reflectance above 3.27, glint) is clipped to 32767.
     """
     dn = np.ascontiguousarray(dn)  # of another, reshape would make a copy, and the result would be the raw numbers
-    out = dn.view(np.int16)
-    _to_reflectance(dn.reshape(-1), np.int32(add), out.reshape(-1))
-    return out
+    _to_reflectance(dn.reshape(-1), np.int32(add))
+    return dn.view(np.int16)
 
 
 @numba.njit(cache=True, nogil=True)
-def _to_reflectance(dn: Any, add: Any, out: Any) -> None:
+def _to_reflectance(dn: Any, add: Any) -> None:
+    """Int16 values, written as the uint16 of the same bits: with one array the compiler uses vectors, with two views of
+    the same memory it does not dare to."""
+    lowest, highest, nodata = np.int32(NODATA + 1), np.int32(32767), np.int32(NODATA)
     for i in range(dn.size):
         value = np.int32(dn[i])
-        moved = min(max(value + add, np.int32(NODATA + 1)), np.int32(32767))
-        out[i] = np.int16(moved) if value != 0 else np.int16(NODATA)
+        moved = min(max(value + add, lowest), highest)
+        dn[i] = np.uint16((moved if value != 0 else nodata) & np.int32(0xFFFF))
 
 
 def _from_metadata(item: Item, catalog: Catalog) -> tuple[int, str]:

@@ -219,8 +219,10 @@ def _percentiles(stack, clear, pairs, ranks, value, count):  # type: ignore[no-u
                 _rank_usable(stack[t, at], clear[t, x : x + size], ranked[t, :size], n)
             for k in range(len(pairs)):
                 _exchange(ranked[pairs[k, 0], :size], ranked[pairs[k, 1], :size])
-            value[at] = _EMPTY
-            for have in range(1, times + 1):
+            fewest, most = n.min(), n.max()
+            if fewest == 0:
+                value[at] = _EMPTY
+            for have in range(max(1, fewest), most + 1):
                 low, high, part = ranks[have]
                 _between(ranked[low, :size], ranked[high, :size], part, n, have, value[at])
             _clip_counts(n, count[at])

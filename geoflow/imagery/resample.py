@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, get_args
 
-import numba
 import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 
 from geoflow.errors import GridError
+from geoflow.imagery import interpolate
 
 Resampling = Literal["nearest", "bilinear", "cubic"]
 
@@ -151,13 +151,13 @@ def resample(
     out = np.zeros(target.shape, source.dtype)
     place = (lattice.u, lattice.v, lattice.row, lattice.col, lattice.step)
     if method == "nearest":
-        _nearest(pixels, rows.start, cols.start, *place, out)
+        interpolate.nearest(pixels, rows.start, cols.start, *place, out)
     elif scale < 1:
-        _averaged(pixels, rows.start, cols.start, *place, scale, out)
+        interpolate.averaged(pixels, rows.start, cols.start, *place, scale, out)
     elif method == "bilinear":
-        _bilinear(pixels, rows.start, cols.start, *place, out)
+        interpolate.bilinear(pixels, rows.start, cols.start, *place, out)
     else:
-        _cubic(pixels, rows.start, cols.start, *place, out)
+        interpolate.cubic(pixels, rows.start, cols.start, *place, out)
     return out
 
 
@@ -252,183 +252,3 @@ def _same_crs(one: str, other: str) -> bool:
     from pyproj import CRS
 
     return one == other or bool(CRS(one).equals(CRS(other), ignore_axis_order=True))
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _floor(value: float) -> int:
-    """Faster than math.floor, which asks the C library."""
-    whole = int(value)
-    return whole - (value < whole)
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _between(nodes: Any, row: int, col: int, down: float) -> tuple[float, float]:
-    """Values at the left and right side of a cell, ``down`` of the way from its upper to its lower edge."""
-    left = nodes[row, col] + (nodes[row + 1, col] - nodes[row, col]) * down
-    right = nodes[row, col + 1] + (nodes[row + 1, col + 1] - nodes[row, col + 1]) * down
-    return left, right
-
-
-# Each kernel walks over the target row by row, and in a row cell by cell of the lattice. ``top`` and ``left`` are the
-# source's row and column of the first of ``pixels``: places are computed in the whole source and moved last, by whole
-# numbers, so that the window that was read does not alter a bit.
-
-
-@numba.njit(cache=True, nogil=True)
-def _nearest(pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: int, step: int, out: Any) -> None:
-    height, width = out.shape
-    rows, cols = pixels.shape
-    for y in range(height):
-        node_row, down = (row0 + y) // step, ((row0 + y) % step + 0.5) / step
-        x = 0
-        while x < width:
-            node_col = (col0 + x) // step
-            end = min(width, (node_col + 1) * step - col0)
-            u_left, u_right = _between(u, node_row, node_col, down)
-            v_left, v_right = _between(v, node_row, node_col, down)
-            if math.isfinite(u_left + u_right + v_left + v_right):
-                for k in range(x, end):
-                    along = (col0 + k - node_col * step + 0.5) / step
-                    col = _floor(u_left + (u_right - u_left) * along) - left
-                    row = _floor(v_left + (v_right - v_left) * along) - top
-                    if 0 <= row < rows and 0 <= col < cols:
-                        out[y, k] = pixels[row, col]
-            x = end
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _has_data(pixels: Any, row: int, col: int) -> bool:
-    return 0 <= row < pixels.shape[0] and 0 <= col < pixels.shape[1] and pixels[row, col] != 0
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _mixed(pixels: Any, row: int, col: int, right: float, below: float) -> float:
-    """Bilinear value at a place between four pixels, of those that have data; at least one has."""
-    rows, cols = pixels.shape
-    total, weights = 0.0, 0.0
-    for i in range(2):
-        r = row + i
-        if not 0 <= r < rows:
-            continue
-        weight_row = below if i else 1.0 - below
-        for j in range(2):
-            c = col + j
-            if not 0 <= c < cols or pixels[r, c] == 0:
-                continue
-            weight = weight_row * (right if j else 1.0 - right)
-            total += weight * pixels[r, c]
-            weights += weight
-    return total / weights
-
-
-@numba.njit(cache=True, nogil=True)
-def _bilinear(pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: int, step: int, out: Any) -> None:
-    height, width = out.shape
-    rows, cols = pixels.shape
-    for y in range(height):
-        node_row, down = (row0 + y) // step, ((row0 + y) % step + 0.5) / step
-        x = 0
-        while x < width:
-            node_col = (col0 + x) // step
-            end = min(width, (node_col + 1) * step - col0)
-            u_left, u_right = _between(u, node_row, node_col, down)
-            v_left, v_right = _between(v, node_row, node_col, down)
-            if math.isfinite(u_left + u_right + v_left + v_right):
-                for k in range(x, end):
-                    along = (col0 + k - node_col * step + 0.5) / step
-                    at_u, at_v = u_left + (u_right - u_left) * along, v_left + (v_right - v_left) * along
-                    first_u, first_v = _floor(at_u - 0.5), _floor(at_v - 0.5)
-                    right, below = at_u - 0.5 - first_u, at_v - 0.5 - first_v
-                    col, row = first_u - left, first_v - top
-                    if 0 <= row < rows - 1 and 0 <= col < cols - 1:
-                        a, b = pixels[row, col], pixels[row, col + 1]
-                        c, d = pixels[row + 1, col], pixels[row + 1, col + 1]
-                        if a != 0 and b != 0 and c != 0 and d != 0:
-                            upper, lower = a * (1.0 - right) + b * right, c * (1.0 - right) + d * right
-                            out[y, k] = int(upper * (1.0 - below) + lower * below + 0.5)
-                            continue
-                    if _has_data(pixels, _floor(at_v) - top, _floor(at_u) - left):
-                        out[y, k] = int(_mixed(pixels, row, col, right, below) + 0.5)
-            x = end
-
-
-@numba.njit(cache=True, nogil=True, inline="always")
-def _keys(t: float) -> tuple[float, float, float, float]:
-    """Weights of the four pixels around a place, ``t`` of the way from the second to the third."""
-    t2, t3 = t * t, t * t * t
-    return (
-        -0.5 * t3 + t2 - 0.5 * t,
-        1.5 * t3 - 2.5 * t2 + 1.0,
-        -1.5 * t3 + 2.0 * t2 + 0.5 * t,
-        0.5 * t3 - 0.5 * t2,
-    )
-
-
-@numba.njit(cache=True, nogil=True)
-def _cubic(pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: int, step: int, out: Any) -> None:
-    height, width = out.shape
-    rows, cols = pixels.shape
-    largest = 255 if pixels.itemsize == 1 else 65535
-    for y in range(height):
-        node_row, down = (row0 + y) // step, ((row0 + y) % step + 0.5) / step
-        for x in range(width):
-            node_col = (col0 + x) // step
-            along = ((col0 + x) % step + 0.5) / step
-            u_left, u_right = _between(u, node_row, node_col, down)
-            v_left, v_right = _between(v, node_row, node_col, down)
-            at_u, at_v = u_left + (u_right - u_left) * along, v_left + (v_right - v_left) * along
-            if not (math.isfinite(at_u) and math.isfinite(at_v)):
-                continue
-            if not _has_data(pixels, _floor(at_v) - top, _floor(at_u) - left):
-                continue
-            first_u, first_v = _floor(at_u - 0.5), _floor(at_v - 0.5)
-            right, below = at_u - 0.5 - first_u, at_v - 0.5 - first_v
-            col, row = first_u - left, first_v - top
-            whole = 1 <= row < rows - 2 and 1 <= col < cols - 2
-            total = 0.0
-            if whole:
-                across, downwards = _keys(right), _keys(below)
-                for i in range(4):
-                    for j in range(4):
-                        value = pixels[row - 1 + i, col - 1 + j]
-                        whole &= value != 0
-                        total += downwards[i] * across[j] * value
-            if not whole:
-                total = _mixed(pixels, row, col, right, below)
-            out[y, x] = int(min(max(total, 1.0), largest) + 0.5) if total < largest else largest
-
-
-@numba.njit(cache=True, nogil=True)
-def _averaged(
-    pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: int, step: int, scale: float, out: Any
-) -> None:
-    """A triangle of a grid pixel's width to each side of its centre, over the source pixels that have data."""
-    height, width = out.shape
-    rows, cols = pixels.shape
-    reach = 1.0 / scale
-    for y in range(height):
-        node_row, down = (row0 + y) // step, ((row0 + y) % step + 0.5) / step
-        for x in range(width):
-            node_col = (col0 + x) // step
-            along = ((col0 + x) % step + 0.5) / step
-            u_left, u_right = _between(u, node_row, node_col, down)
-            v_left, v_right = _between(v, node_row, node_col, down)
-            at_u, at_v = u_left + (u_right - u_left) * along, v_left + (v_right - v_left) * along
-            if not (math.isfinite(at_u) and math.isfinite(at_v)):
-                continue
-            if not _has_data(pixels, _floor(at_v) - top, _floor(at_u) - left):
-                continue
-            total, weights = 0.0, 0.0
-            for i in range(math.ceil(at_v - reach - 0.5), math.floor(at_v + reach - 0.5) + 1):
-                row = i - top
-                if not 0 <= row < rows:
-                    continue
-                weight_row = 1.0 - abs(i + 0.5 - at_v) * scale
-                for j in range(math.ceil(at_u - reach - 0.5), math.floor(at_u + reach - 0.5) + 1):
-                    col = j - left
-                    if not 0 <= col < cols or pixels[row, col] == 0:
-                        continue
-                    weight = weight_row * (1.0 - abs(j + 0.5 - at_u) * scale)
-                    total += weight * pixels[row, col]
-                    weights += weight
-            out[y, x] = int(total / weights + 0.5)
