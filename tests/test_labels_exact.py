@@ -15,10 +15,11 @@ from odc.geo.geom import BoundingBox
 from pyproj import Transformer
 from test_labels import CRS, GRID, LEFT, TOP, square, write, write_raster
 
-from geoflow.errors import LabelError
+from geoflow.errors import LabelError, LegendError
 from geoflow.grid import Grid
 from geoflow.labels import border_distance, load_label_tile, load_labels
 from geoflow.labels.borders import BORDER_NODATA, halo_px
+from geoflow.labels.levels import codes_by_level
 from geoflow.labels.scanline import STEPS, fill, outlines
 from geoflow.legends import legend
 
@@ -228,3 +229,29 @@ def test_a_change_in_any_file_of_a_source_is_noticed(tmp_path):
             stamps.append(file_stamp(write(path, [square(0, 0, 100, 100)], {"Code_18": [code]})))
         assert stamps[0] != stamps[1], name
         assert stamps[1] == file_stamp(tmp_path / "312" / name)
+
+
+# ---- all levels of a tile
+
+
+@pytest.mark.parametrize("name", ["corine", "bigearthnet-19"])
+def test_levels_and_counts_are_those_of_the_legend(name):
+    known = legend(name)
+    deepest = known.dtype(known.deepest)
+    codes = np.random.default_rng(0).choice([0, *known.codes()], (70, 90)).repeat(3, axis=1).astype(deepest)
+    levels, counts = codes_by_level(codes, known)
+    assert list(levels) == list(known.levels)
+    for level, found in levels.items():
+        assert found.dtype == known.dtype(level)
+        np.testing.assert_array_equal(found, known.to_level(codes, level))
+    assert counts == {int(c): int((codes == c).sum()) for c in np.unique(codes) if c}
+    assert codes_by_level(np.zeros((3, 4), deepest), known)[1] == {}
+    with pytest.raises(LegendError, match="does not hold 9"):
+        codes_by_level(np.full((3, 4), 9, deepest), known)
+
+
+def test_far_borders_are_ranked_in_32_bits():
+    codes = np.full((3, 1200), 311, np.uint16)
+    codes[:, 1000:] = 211
+    found = border_distance(codes, 1.0, 900)[1]
+    np.testing.assert_array_equal(found[:1000], np.minimum(900, np.arange(1000)[::-1]))

@@ -75,12 +75,15 @@ class LabelWork(TileWork):
 
     def __call__(self) -> Done:
         from geoflow.labels import load_label_tile
+        from geoflow.labels.levels import codes_by_level
 
         store, tile = self.open()
         found = load_label_tile(self.source, tile.geobox, self.legend, self.column)
-        arrays = {f"level{level}": self.legend.to_level(found.codes, level) for level in self.legend.levels}
+        levels, counts = codes_by_level(found.codes, self.legend)
+        arrays = {f"level{level}": codes for level, codes in levels.items()}
         files = written(store, self.group, tile, {**arrays, "border_m": found.border_m})
-        return Done({"counts": counts_of(found.codes), "overlap_px": found.overlap_px}, files)
+        counted = {str(code): count for code, count in counts.items()}
+        return Done({"counts": counted, "overlap_px": found.overlap_px}, files)
 
 
 def area_mask(border: bytes, crs: str, tile: Tile) -> NDArray[np.bool_]:

@@ -23,7 +23,8 @@ by up to about that: beyond some hundreds of metres no use asks for the exact di
 BORDER_NODATA = -1
 """Of pixels without a class."""
 
-_FARTHEST = 46_340  # half pixels: squares must fit into 32 bits
+_FARTHEST_PX, _NEAR_PX = 23_000, 120  # up to these, sums of two ranks fit into 32 and into 16 bits
+_BLOCK, _SUB, _STEPS = 128, 16, 4  # pixels, sites and offsets that are handled together
 
 
 def halo_px(resolution_m: float, cap_m: int = CAP_M) -> int:
@@ -56,99 +57,149 @@ def border_distance(codes: NDArray[np.integer[Any]], resolution_m: float, cap_m:
 
     Notes
     -----
-    The nearest point of a border is either straight above, below, left or right on an edge, or a corner where a
-    vertical edge ends. So the squared distance is the least of (a) that to the nearest horizontal edge in the same
-    column, and (b) over all lines between columns, the squared distance to that line plus the squared distance along it
-    to its nearest edge: a lower envelope of parabolas (Felzenszwalb and Huttenlocher 2012, "Distance Transforms of
-    Sampled Functions"). Lengths are in halves of a pixel, hence whole numbers.
+    The nearest point of a border is either straight above or below on an edge, or a corner where a vertical edge ends,
+    or straight left or right on one. So the squared distance is the least of (a) that to the nearest horizontal edge in
+    the same column, and (b) over all lines between columns, the squared distance to that line plus the squared distance
+    along it to its nearest edge (separable, as in Meijster et al. 2000, "A General Algorithm for Computing Distance
+    Transforms in Linear Time"). In halves of a pixel all these lengths are odd or 0, and the square of 2n + 1 is
+    4n(n + 1) + 1. So n(n + 1) ranks the distances, a sum of two such squares ranks n(n + 1) + m(m + 1) + 1, and up to
+    the cap ranks fit into 16 bits. Then to try every offset, many pixels at once, is quicker than the lower envelope of
+    parabolas that (b) asks for; a block of pixels leaves off where no offset can better any of them.
     """
     if not 1 <= cap_m <= np.iinfo(np.int16).max:
         raise LabelError(f"distances to borders are kept up to 1 to 32767 m, not {cap_m}")
     if not resolution_m > 0:
         raise LabelError(f"pixels must have a positive size, not {resolution_m} m")
-    reach = 2 * halo_px(resolution_m, cap_m) + 1
-    if reach > _FARTHEST:
+    farthest = halo_px(resolution_m, cap_m)
+    if farthest > _FARTHEST_PX:
         raise LabelError(f"{cap_m} m are too many pixels of {resolution_m} m; keep distances up to less")
-    squares = _squared_half_pixels(np.ascontiguousarray(codes), reach)
-    out = np.empty(codes.shape, np.int16)
-    _in_metres(squares, codes, resolution_m / 2, cap_m, out)
+    codes = np.ascontiguousarray(codes)
+    dtype = np.int16 if farthest <= _NEAR_PX else np.int32
+    ranks, along = np.empty(codes.shape, dtype), np.empty(codes.shape, dtype)
+    _ranks(codes, farthest, ranks, along)
+    out = ranks if ranks.dtype == np.int16 else np.empty(codes.shape, np.int16)
+    _in_metres(ranks, codes, resolution_m / 2, cap_m, out)
     return out
 
 
 @numba.njit(cache=True, nogil=True)
-def _in_metres(
-    squares: NDArray[np.int32], codes: NDArray[Any], half_m: float, cap_m: int, out: NDArray[np.int16]
-) -> None:
+def _in_metres(ranks: NDArray[Any], codes: NDArray[Any], half_m: float, cap_m: int, out: NDArray[np.int16]) -> None:
+    """From ranks to metres; ``out`` may be ``ranks``."""
     for y in range(codes.shape[0]):
         for x in range(codes.shape[1]):
+            square = 8 * (np.int64(ranks[y, x]) >> 1) + 1 + (ranks[y, x] & 1)
             # A hair up before cutting: 30 m are not 29 because the resolution is not a round number in binary.
-            metres = int(math.sqrt(squares[y, x]) * half_m + 1e-6)
+            metres = int(math.sqrt(square) * half_m + 1e-6)
             out[y, x] = BORDER_NODATA if codes[y, x] == 0 else min(metres, cap_m)
 
 
+# Below, every sum is cast back to the array's own type (``of``): numba would go on in 64 bits, with a quarter of the
+# pixels at once. Unsigned indices spare it the check for negative ones, which would keep it from more than one at once.
+
+
 @numba.njit(cache=True, nogil=True)
-def _squared_half_pixels(codes: NDArray[Any], reach: int) -> NDArray[np.int32]:
-    """Squared distance in half pixels, at most ``reach`` squared."""
+def _ranks(codes: NDArray[Any], farthest: int, ranks: NDArray[Any], along: NDArray[Any]) -> None:
+    """Ranks of the distances to the nearest border, at most that of ``farthest``, which are pixels.
+
+    ``along`` is scratch, of the shape and type of ``ranks``.
+    """
     height, width = codes.shape
-    limit = reach * reach
-    found = np.full((height, width), limit, np.int32)
-    # along[y, i]: from the centre line of row y along the line between columns i and i + 1 to its nearest vertical edge
-    along = np.full((height, max(width - 1, 0)), reach, np.int32)
-    for down in (True, False):
-        above = np.full(width, reach, np.int32)
-        line = np.full(max(width - 1, 0), reach, np.int32)
-        for step in range(height):
-            y = step if down else height - 1 - step
-            before = y - 1 if down else y + 1
-            for x in range(width):
-                if step == 0:
-                    pass
-                elif codes[y, x] != codes[before, x]:
-                    above[x] = 1
-                else:
-                    above[x] = min(above[x] + 2, reach)
-                found[y, x] = min(found[y, x], above[x] * above[x])
-            for i in range(width - 1):
-                if codes[y, i] != codes[y, i + 1]:
-                    line[i] = 0
-                elif line[i] == 0:
-                    line[i] = 1
-                else:
-                    line[i] = min(line[i] + 2, reach)
-                along[y, i] = min(along[y, i], line[i])
-    sites, heights = np.empty(width, np.int64), np.empty(width, np.int64)
+    of = ranks.dtype.type
+    # Rows from a pixel, and from its right side, up to the last edge that was met: horizontal, and vertical.
+    most, most_along = of(farthest), of(farthest + 1)
+    rows, side = np.full(width, most, ranks.dtype), np.full(width, most_along, ranks.dtype)
     for y in range(height):
-        count = 0
-        for i in range(width - 1):
-            if along[y, i] >= reach:
-                continue
-            site, square = 2 * i + 1, np.int64(along[y, i]) ** 2
-            while count and _hidden(sites, heights, count, site, square):
-                count -= 1
-            sites[count], heights[count] = site, square
-            count += 1
-        at = 0
+        _one_row_on(codes[y], codes[max(y - 1, 0)], rows, most)
+        _one_row_on_aside(codes[y], side, most_along)
+        ranks[y], along[y] = rows, side
+    rows[:], side[:] = most, most_along
+    # Sites: the lines between columns, with a margin so wide that no offset leads out of the array.
+    margin = farthest + 2 * _STEPS
+    sites = np.full(-(-(width + 2 * margin) // _SUB) * _SUB, of(farthest * (farthest + 1)), ranks.dtype)
+    least = np.empty(sites.size // _SUB, ranks.dtype)
+    for y in range(height - 1, -1, -1):
+        _one_row_on(codes[y], codes[min(y + 1, height - 1)], rows, most)
+        _one_row_on_aside(codes[y], side, most_along)
+        here, there = ranks[y], along[y]
         for x in range(width):
-            if not count:
-                break
-            here = 2 * x
-            while at + 1 < count and _to(sites, heights, at + 1, here) <= _to(sites, heights, at, here):
-                at += 1
-            found[y, x] = min(np.int64(found[y, x]), _to(sites, heights, at, here))
-    return found
+            n = rows[x] if rows[x] < here[x] else here[x]
+            here[x] = of(n * of(n + of(1)))
+        inner = sites[margin : margin + width - 1]
+        for x in range(inner.size):
+            n = side[x] if side[x] < there[x] else there[x]
+            inner[x] = of(0) if n == of(0) else of(of(n * of(n - of(1))) + of(1))
+        _sideways(here, sites, least, margin)
+
+
+@numba.njit(cache=True, nogil=True)
+def _one_row_on(here: NDArray[Any], before: NDArray[Any], rows: NDArray[Any], most: Any) -> None:
+    of = rows.dtype.type
+    for x in range(rows.size):
+        more = of(rows[x] + of(1))
+        rows[x] = of(0) if here[x] != before[x] else (most if most < more else more)
+
+
+@numba.njit(cache=True, nogil=True)
+def _one_row_on_aside(here: NDArray[Any], side: NDArray[Any], most: Any) -> None:
+    of = side.dtype.type
+    for x in range(np.uint64(max(side.size - 1, 0))):
+        more = of(side[x] + of(1))
+        side[x] = of(0) if here[x] != here[x + np.uint64(1)] else (most if most < more else more)
+
+
+@numba.njit(cache=True, nogil=True)
+def _sideways(here: NDArray[Any], sites: NDArray[Any], least: NDArray[Any], margin: int) -> None:
+    """Lower the ranks of a row to those by way of a site, where that is nearer."""
+    for i in range(least.size):
+        least[i] = sites[np.uint64(i * _SUB)]
+        for j in range(np.uint64(_SUB)):
+            site = sites[np.uint64(i * _SUB) + j]
+            least[i] = site if site < least[i] else least[i]
+    for first in range(0, here.size, _BLOCK):
+        count = min(_BLOCK, here.size - first)
+        block = here[first : first + count]
+        worst = _largest(block)
+        offset = 0
+        while offset * (offset + 1) < worst and offset < margin - _STEPS:
+            right, left = first + margin + offset, first + margin - 1 - offset
+            best = worst
+            for i in range(right // _SUB, (right + _STEPS + count - 2) // _SUB + 1):
+                best = min(best, least[i])
+            for i in range((left - _STEPS + 1) // _SUB, (left + count - 1) // _SUB + 1):
+                best = min(best, least[i])
+            if offset * (offset + 1) + best < worst:
+                _try_offsets(block, sites, np.uint64(right), np.uint64(left), offset)
+                worst = _largest(block)
+            offset += _STEPS
+
+
+@numba.njit(cache=True, nogil=True)
+def _try_offsets(block: NDArray[Any], sites: NDArray[Any], right: Any, left: Any, offset: int) -> None:
+    """Four offsets to either side, written out: a block is then loaded and stored once for all of them."""
+    of = block.dtype.type
+    k0, k1 = of(offset * (offset + 1)), of((offset + 1) * (offset + 2))
+    k2, k3 = of((offset + 2) * (offset + 3)), of((offset + 3) * (offset + 4))
+    for x in range(np.uint64(block.size)):
+        r, s = right + x, left + x
+        nearest = block[x]
+        a = _smaller(sites[r], sites[s])
+        nearest = _smaller(nearest, of(a + k0))
+        a = _smaller(sites[r + np.uint64(1)], sites[s - np.uint64(1)])
+        nearest = _smaller(nearest, of(a + k1))
+        a = _smaller(sites[r + np.uint64(2)], sites[s - np.uint64(2)])
+        nearest = _smaller(nearest, of(a + k2))
+        a = _smaller(sites[r + np.uint64(3)], sites[s - np.uint64(3)])
+        block[x] = _smaller(nearest, of(a + k3))
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _to(sites: NDArray[np.int64], heights: NDArray[np.int64], at: int, here: int) -> Any:
-    return (here - sites[at]) ** 2 + heights[at]
+def _smaller(a: Any, b: Any) -> Any:
+    return a if a < b else b
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _hidden(sites: NDArray[np.int64], heights: NDArray[np.int64], count: int, site: int, square: Any) -> bool:
-    """Whether the last parabola kept lies nowhere below both its neighbour before and the new one."""
-    b, fb = sites[count - 1], heights[count - 1]
-    if count == 1:
-        return False
-    a, fa = sites[count - 2], heights[count - 2]
-    # where a meets the new one <= where a meets b  (cross-multiplied: no division)
-    return ((square + site * site) - (fa + a * a)) * (b - a) <= ((fb + b * b) - (fa + a * a)) * (site - a)
+@numba.njit(cache=True, nogil=True)
+def _largest(values: NDArray[Any]) -> Any:
+    most = values[0]
+    for x in range(values.size):
+        most = values[x] if values[x] > most else most
+    return most

@@ -194,10 +194,11 @@ def _fill(
         for row in range(bottom - top):
             _sort(columns, starts[row], starts[row + 1])
             for k in range(starts[row], starts[row + 1] - 1, 2):
-                for column in range(columns[k], columns[k + 1]):
-                    out[top + row, column] = codes[feature]
-                for column in range(columns[k], columns[k + 1]):
-                    claims[top + row, column] = 2 if claims[top + row, column] else 1
+                # Slices, and a result of one type: the compiler then burns many pixels at once.
+                out[top + row, columns[k] : columns[k + 1]] = codes[feature]
+                claimed = claims[top + row, columns[k] : columns[k + 1]]
+                for column in range(claimed.size):
+                    claimed[column] = np.uint8(2) if claimed[column] else np.uint8(1)
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
