@@ -1,22 +1,19 @@
-"""How fast labels reach the grid, and patches memory, against the floor and against what users write.
+"""How fast labels reach the grid, against the floor and against what users write.
 
     python benchmarks/labels.py [--size small|tile] [--json FILE]
 
-Makes its own national file of polygons in EPSG:3035 (a mosaic of blobs of 60 vertices, over far more than the tile) and
-its own BigEarthNet patches, then measures in one run:
+Makes its own national file of polygons in EPSG:3035 (a mosaic of blobs of 60 vertices, over far more than the tile),
+then measures in one run:
 
 floor     rasterio.features.rasterize of the polygons that meet the tile, already read and in the tile's CRS
 ours      geoflow.labels.load_labels: read with a spatial filter, reproject, order, rasterise
 tenth     the same from a file with a tenth of the polygons: what memory depends on the size of the file
 stage     geoflow.labels.load_label_tile, as the labels stage calls it: with margin, claims and distances to borders
 usual     geopandas.read_file of the whole file, to_crs, rasterio.features.rasterize, as users write it
-decode    the patches' TIFFs opened and read with rasterio, nothing else
-patches   geoflow.labels.read_patches: the same TIFFs interpolated to 10 m, with their labels
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,31 +30,26 @@ from odc.geo.geobox import GeoBox
 from odc.geo.geom import BoundingBox
 from rasterio.transform import from_origin
 
-from geoflow.labels import load_label_tile, load_labels, read_patches
-from geoflow.labels.bigearthnet import NATIVE_PX
+from geoflow.labels import load_label_tile, load_labels
 from geoflow.legends import legend
 
-SIZES = {"small": (1024, 20_000, 60, 3), "tile": (4096, 100_000, 320, 3)}  # tile px, polygons, patches, repeats
+SIZES = {"small": (1024, 20_000, 3), "tile": (4096, 100_000, 3)}  # tile px, polygons, repeats
 CELL_M, VERTICES = 600.0, 60
 LEFT, TOP = 4_600_000.0, 2_900_000.0  # EPSG:3035, southern Austria
 TILE_CRS = "EPSG:32633"
-PATCH_BANDS = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
 
 
 def main() -> None:
     """Run all variants, print a table, write JSON."""
     arguments = command_line(__doc__, SIZES)
-    side, polygons, patches, repeats = SIZES[arguments.size]
+    side, polygons, repeats = SIZES[arguments.size]
     with tempfile.TemporaryDirectory() as folder:
         source = make_polygons(Path(folder) / "national.gpkg", polygons)
         tile = make_tile(side, polygons)
-        root = make_patches(Path(folder) / "patches", patches)
         tenth = make_polygons(Path(folder) / "tenth.gpkg", polygons // 10)
         variants = polygon_variants(source, tile)
         variants["tenth"] = lambda: load_labels(tenth, make_tile(side, polygons // 10), "corine")
         pixels = {name: (run, side * side) for name, run in variants.items()}
-        files = patches * 120 * 120 * len(PATCH_BANDS)
-        pixels |= {name: (run, files) for name, run in patch_variants(root).items()}
         rows = [measure(name, run, count, repeats) for name, (run, count) in pixels.items()]
     seconds, peaks = {row.name: row.seconds for row in rows}, {row.name: row.peak_mb for row in rows}
     ratios = {
@@ -65,9 +57,8 @@ def main() -> None:
         "stage_over_floor": seconds["stage"] / seconds["floor"],
         "speed_over_usual": seconds["usual"] / seconds["ours"],
         "mb_over_tenth_of_file": max(1.0, peaks["ours"]) / max(1.0, peaks["tenth"]),
-        "patches_over_decode": seconds["decode"] / seconds["patches"],
     }
-    title = f"{side} x {side} px, {polygons} polygons in the file, {patches} patches, median of {repeats}"
+    title = f"{side} x {side} px, {polygons} polygons in the file, median of {repeats}"
     report(title, rows, ratios, arguments.json)
 
 
@@ -95,26 +86,6 @@ def make_tile(side: int, polygons: int) -> GeoBox:
     return GeoBox((side, side), from_origin(x - side * 5, y + side * 5, 10, 10), TILE_CRS)
 
 
-def make_patches(root: Path, count: int) -> Path:
-    """Patches of the first version of BigEarthNet: one made, the others copies under other names."""
-    rng = np.random.default_rng(0)
-    bands = {band: rng.integers(1, 9000, (side, side), dtype=np.uint16) for band, side in NATIVE_PX.items()}
-    for number in range(count):
-        name = f"S2A_MSIL2A_20180613T101031_{number}_1"
-        folder = root / name
-        folder.mkdir(parents=True)
-        for band, values in bands.items():
-            side = len(values)
-            place = {"crs": TILE_CRS, "transform": from_origin(600_000, 5_000_000, 1200 / side, 1200 / side)}
-            with rasterio.open(
-                folder / f"{name}_{band}.tif", "w", "GTiff", side, side, 1, dtype="uint16", **place
-            ) as dst:
-                dst.write(values, 1)
-        text = json.dumps({"labels": ["Pastures"], "acquisition_date": "2018-06-13 10:10:31"})
-        (folder / f"{name}_labels_metadata.json").write_text(text)
-    return root
-
-
 def polygon_variants(source: Path, tile: GeoBox) -> dict[str, Callable[[], Any]]:
     """The ways of putting the polygons on the tile."""
     shape, transform = (tile.shape.y, tile.shape.x), tile.transform
@@ -131,18 +102,6 @@ def polygon_variants(source: Path, tile: GeoBox) -> dict[str, Callable[[], Any]]
         "stage": lambda: load_label_tile(source, tile, legend("corine")),
         "usual": lambda: rasterise(geopandas.read_file(source).to_crs(TILE_CRS)),
     }
-
-
-def patch_variants(root: Path) -> dict[str, Callable[[], Any]]:
-    """The ways of reading the patches."""
-    paths = [folder / f"{folder.name}_{band}.tif" for folder in sorted(root.iterdir()) for band in PATCH_BANDS]
-
-    def decode() -> None:
-        for path in paths:
-            with rasterio.open(path) as src:
-                src.read(1)
-
-    return {"decode": decode, "patches": lambda: read_patches(root, PATCH_BANDS, "corine")}
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ _PUBLIC = {
     "load_model": ("geoflow.modelfile", "load_model"),
     "make_sample": ("geoflow.sample", "make_sample"),
     "open": ("geoflow.store.zarr", "open_store"),
-    "open_patches": ("geoflow.labels.patchdata", "open_patches"),
+    "open_patches": ("geoflow.labels", "open_patches"),
     "predict": ("geoflow.mapping.predict", "predict"),
     "run": ("geoflow.jobs.run", "run_job"),
     "search": ("geoflow.imagery", "search"),
@@ -78,8 +78,7 @@ if TYPE_CHECKING:
     from geoflow.inputs import InputSpec
     from geoflow.jobs.jobfile import load_job
     from geoflow.jobs.run import run_job as run
-    from geoflow.labels import load_change_labels, load_labels
-    from geoflow.labels.patchdata import open_patches
+    from geoflow.labels import load_change_labels, load_labels, open_patches
     from geoflow.legends import Legend, legend
     from geoflow.mapping.areas import areas
     from geoflow.mapping.changepatches import change_patches

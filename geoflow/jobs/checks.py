@@ -33,6 +33,8 @@ def check_job(flow: Flow, console: Console) -> None:
         _check_change_layer(flow)
     if flow.job.classifier is not None:
         _ = flow.classifier_options
+        with console.waiting("listing patches"):
+            _ = flow.patch_id
     if flow.job.train is not None:
         _check_net(flow)
     if flow.job.predict is not None and flow.job.predict.model is not None:

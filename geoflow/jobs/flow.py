@@ -61,7 +61,9 @@ class Flow(LearningFlow):
         if job.labels:
             flow.append(Stage("labels", "Labels", lambda: self._label_tasks, self._prepare_labels))
         if job.classifier:
-            flow.append(Stage("patches", "Patches", lambda: self._patch_tasks))
+            flow.append(
+                Stage("patches", "Patches", lambda: self._patch_tasks, self._prepare_patches, self._finish_patches)
+            )
             flow.append(Stage("classifier", "Classifier", lambda: self._classifier_tasks))
         if job.train:
             flow.append(Stage("train", "U-Net", lambda: self._train_tasks))

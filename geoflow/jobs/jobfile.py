@@ -200,6 +200,8 @@ def _input_paths(job: Job) -> list[tuple[str, Path]]:
     if job.classifier:
         found += [("classifier.source", job.classifier.source)]
         found += [(f"classifier.exclude.{i}", path) for i, path in enumerate(job.classifier.exclude)]
+        found += [(f"classifier.metadata.{i}", path) for i, path in enumerate(job.classifier.metadata)]
+        found += [("classifier.split_file", job.classifier.split_file)]
     if job.predict:
         found += [("predict.model", job.predict.model)]
     if job.change:

@@ -10,24 +10,30 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from geoflow.errors import JobError
 from geoflow.jobs import work
 from geoflow.jobs.imagerywork import LOST, CompositeWork
 from geoflow.jobs.layout import imagery_group, label_group
+from geoflow.jobs.patchingest import ChunkWork, complete
 from geoflow.jobs.resolved import ResolvedJob
 from geoflow.jobs.scenes import identity
 from geoflow.jobs.tasks import Task
+from geoflow.labels.patchdata import complete_store
+from geoflow.labels.patchplan import PatchOptions, PatchPlan, plan_patches
+from geoflow.labels.patchstore import create_store, read_store, store_id
 from geoflow.store.receipts import digest
 from geoflow.store.zarr import describe_grid
 
 VERSIONS = {
     "imagery": 2,
     "labels": 2,
-    "patches": 1,
-    "classifier": 1,
+    "patches": 2,
+    "classifier": 2,
     "train": 1,
     "engine": 1,
     "predict": 2,
@@ -131,26 +137,73 @@ class LearningFlow(ResolvedJob):
         return tasks
 
     @cached_property
-    def _patch_tasks(self) -> list[Task]:
-        section, bands = self.section("classifier"), self.section("imagery").bands
-        stamps = [file_stamp(p) for p in (section.source, *section.exclude)]
-        doing = work.PatchesWork(section.source, section.exclude, bands, self.patch_legend, self.out / "patches.zarr")
-        return [self._task("patches", "patches", [stamps, list(bands), self.patch_legend.to_dict()], doing)]
+    def _takes_store(self) -> bool:
+        """Whether the patches are in a store already."""
+        return (self.section("classifier").source / "zarr.json").is_file()
+
+    @property
+    def patch_store(self) -> Path:
+        """The store of patches that the classifier learns from."""
+        return Path(self.section("classifier").source) if self._takes_store else self.out / "patches.zarr"
 
     @cached_property
-    def patch_legend(self) -> Any:
-        """The legend of the patches: BigEarthNet's labels are CORINE's."""
-        from geoflow.legends import legend
+    def patch_id(self) -> str:
+        """What tells the patches from others: places, labels, splits and options.
 
-        return legend("corine")
+        Raises
+        ------
+        GeoflowError
+            If there are none, their lists or tables cannot be read, or the job wants of a store what it cannot change.
+        """
+        if not self._takes_store:
+            return self._patch_plan.id
+        section = self.section("classifier")
+        for key in ("exclude", "metadata", "keep_flagged", "split_file"):
+            if getattr(section, key):
+                raise JobError(
+                    f"classifier.{key}: {section.source} is a store, made without it; name its source instead"
+                )
+        return str(complete_store(section.source).described["id"])
+
+    @cached_property
+    def _patch_plan(self) -> PatchPlan:
+        section = self.section("classifier")
+        options = PatchOptions(
+            bands=self.section("imagery").bands,
+            metadata=section.metadata,
+            flags=section.exclude,
+            keep_flagged=section.keep_flagged,
+            split=section.split_file,
+        )
+        return plan_patches(section.source, options)
+
+    def _prepare_patches(self) -> None:
+        """The store of this job's patches, empty if it is new or was of others."""
+        if not self._takes_store and store_id(self.patch_store) != self.patch_id:
+            shutil.rmtree(self.patch_store, ignore_errors=True)
+            create_store(self.patch_store, self._patch_plan)
+
+    @cached_property
+    def _patch_tasks(self) -> list[Task]:
+        """A task a chunk. The grid is not in their ids: it does not alter a patch."""
+        if self._takes_store:
+            return []
+        chunks = range(-(-len(self._patch_plan) // self._patch_plan.options.chunk))
+        ids = {n: digest("patches", VERSIONS["patches"], self.patch_id, n) for n in chunks}
+        return [Task("patches", f"{n:06d}", ids[n], ChunkWork(self.patch_store, n)) for n in chunks]
+
+    def _finish_patches(self) -> None:
+        if not self._takes_store:
+            receipts = (self.receipts.valid(task.stage, task.key, task.id) for task in self._patch_tasks)
+            complete(read_store(self.patch_store), [receipt for receipt in receipts if receipt is not None])
 
     @cached_property
     def _classifier_tasks(self) -> list[Task]:
-        bands, options = self.section("imagery").bands, self.classifier_options
+        section, bands, options = self.section("classifier"), self.section("imagery").bands, self.classifier_options
         doing = work.ClassifierWork(
-            self.out / "patches.zarr", bands, self.patch_legend, options, self.out / "classifier"
+            self.patch_store, bands, section.labels, section.split, options, self.out / "classifier"
         )
-        parts = [self._patch_tasks[0].id, dataclasses.asdict(options)]
+        parts = [self.patch_id, list(bands), section.labels, section.split, dataclasses.asdict(options)]
         return [self._task("classifier", "classifier", plain(parts), doing)]
 
     @cached_property

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from geoflow.errors import LabelError, RunFailed
 from geoflow.jobs.clusters import connect
 from geoflow.jobs.runner import Outcome, run_tasks, split_finished
 from geoflow.jobs.tasks import Done, Task
-from geoflow.labels.patches import Skipped
+from geoflow.labels.patchindex import Skipped
 from geoflow.labels.patchplan import PatchOptions, plan_patches
 from geoflow.labels.patchstore import PatchStore, create_store, read_store
 from geoflow.store.receipts import Receipts, digest
@@ -180,12 +181,33 @@ def _patches(store: PatchStore, task: Task) -> int:
 
 def _finished(store: PatchStore, outcome: Outcome, seconds: float) -> Ingested:
     receipts = [outcome.receipts[key] for key in sorted(outcome.receipts)]
-    read = sum(receipt["patches"] for receipt in receipts)
-    skipped = tuple(sorted(Skipped(**entry) for receipt in receipts for entry in receipt[SKIPPED]))
-    if outcome.done or not store.described["complete"]:
-        store.finish(read, skipped)
-    without_map = sum(receipt["without_map"] for receipt in receipts)
+    read, without_map, skipped = complete(store, receipts, again=bool(outcome.done))
     return Ingested(read_store(store.path), read, without_map, skipped, outcome.done, outcome.skipped, seconds)
+
+
+def complete(
+    store: PatchStore, receipts: Sequence[Mapping[str, Any]], again: bool = False
+) -> tuple[int, int, tuple[Skipped, ...]]:
+    """Say in a store that all its chunks are there, unless it says so already.
+
+    Parameters
+    ----------
+    store : PatchStore
+    receipts : sequence of mapping
+        Of all its chunks.
+    again : bool
+        Some are new.
+
+    Returns
+    -------
+    read, without_map, skipped
+        As in `Ingested`.
+    """
+    read, without_map = (sum(receipt[key] for receipt in receipts) for key in ("patches", "without_map"))
+    skipped = tuple(sorted(Skipped(**entry) for receipt in receipts for entry in receipt[SKIPPED]))
+    if again or not store.described["complete"]:
+        store.finish(read, skipped)
+    return read, without_map, skipped
 
 
 def grouped(skipped: tuple[Skipped, ...]) -> dict[str, int]:

@@ -238,8 +238,18 @@ class Labels(Section):
 class Classifier(Section):
     """The patch classifier that becomes the encoder (BigEarthNet)."""
 
-    source: Path = Field(description="folder of patches, as BigEarthNet v1 is published")
+    source: Path = Field(
+        description="folder of BigEarthNet v1 or v2 as published, or a store that `geoflow bigearthnet` made of one"
+    )
     exclude: tuple[Path, ...] = Field((), description="lists of patches to leave out (cloud, shadow, snow)")
+    metadata: tuple[Path, ...] = Field((), description="tables of v2; those beside the folder by default")
+    keep_flagged: bool = Field(False, description="learn from patches that lists or tables flag, too")
+    labels: Literal["level3", "nineteen"] = Field("level3", description="CLC level 3, or BigEarthNet's 19 classes")
+    split: Literal["random", "squares", "official"] | None = Field(
+        None,
+        description="a split of the store; by default split_file, else official, else options.validation at random",
+    )
+    split_file: Path | None = Field(None, description="a split of your own: CSV of patch name and part")
     options: dict[str, Any] = Field(default_factory=dict, description="training options, see below")
 
 

@@ -60,6 +60,8 @@ def summarise(run: Run) -> dict[str, Any]:
     receipts = {name: outcome.receipts for name, outcome in run.outcomes.items()}
     if receipts.get("labels") and flow.job.labels:
         summary["labels"] = _labels(receipts["labels"].values(), flow.job.labels)
+    if receipts.get("patches"):
+        summary["patches"] = _patches(receipts["patches"].values())
     if "classifier" in receipts and (found := receipts["classifier"].get("classifier")):
         summary["classifier"] = found["validation"]
     if found := reads_of(receipts.get("imagery", {})):
@@ -249,6 +251,13 @@ def _matrix(
         for true, mapped, pixels in receipt["matrices"][kind][epoch][level][where]:
             matrix[place[true], place[mapped]] += pixels
     return matrix
+
+
+def _patches(receipts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Patches that were read, and those that could not be, each with its reason."""
+    every = list(receipts)
+    skipped = sorted((entry for receipt in every for entry in receipt["skipped"]), key=lambda entry: entry["name"])
+    return {"read": sum(receipt["patches"] for receipt in every), "skipped": skipped}
 
 
 def _details(receipts: Sequence[Mapping[str, Any]], epoch: str, where: str, flow: Flow) -> dict[str, Any]:

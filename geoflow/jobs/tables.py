@@ -58,6 +58,10 @@ def print_summary(console: Console, summary: Mapping[str, Any], out: Path) -> No
     for failure in summary["failed"]:
         console.print(f"[bold red]failed[/] {failure['stage']} {failure['key']}: ", end="")
         console.print(failure["error"], markup=False, highlight=False)
+    if skipped := summary.get("patches", {}).get("skipped"):
+        first = f"{skipped[0]['name']}: {skipped[0]['reason']}"
+        console.print(f"[yellow]skipped[/] {len(skipped)} patches; the first, ", end="")
+        console.print(f"{first}; all are in patches.zarr/skipped.csv", markup=False, highlight=False)
     if "accuracy" in summary:
         print_accuracy(console, summary["accuracy"])
     state = {"complete": "[green]complete[/]", "failed": "[red]failed[/]"}.get(summary["status"], summary["status"])

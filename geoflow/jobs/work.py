@@ -99,46 +99,26 @@ def area_mask(border: bytes, crs: str, tile: Tile) -> NDArray[np.bool_]:
 
 
 @dataclass(frozen=True)
-class PatchesWork:
-    """A folder of labelled patches to one Zarr store."""
-
-    source: Path
-    exclude: tuple[Path, ...]
-    bands: tuple[str, ...]
-    legend: Legend
-    target: Path
-
-    def __call__(self) -> Done:
-        from geoflow.labels import read_patches, write_patches
-
-        patches = read_patches(self.source, self.bands, self.legend, exclude=self.exclude)
-        write_patches(patches, self.target)
-        counts = {str(c): int(n) for c, n in zip(patches.codes, patches.labels.sum(axis=0), strict=True)}
-        skipped = [{"name": s.name, "reason": s.reason} for s in patches.skipped]
-        content = {"patches": len(patches.names), "counts": counts, "skipped": skipped}
-        return Done(content, (self.target / "zarr.json",))
-
-
-@dataclass(frozen=True)
 class ClassifierWork:
-    """Patches to a trained classifier."""
+    """A store of patches to a trained classifier."""
 
     patches: Path
     bands: tuple[str, ...]
-    legend: Legend
+    labels: str
+    split: str | None
     options: ClassifierOptions
     target: Path
 
     def __call__(self) -> Done:
-        from geoflow.labels import open_patches
-        from geoflow.learning.train import fit_classifier
+        from geoflow.jobs.patchsource import source_of
+        from geoflow.labels.patchlabels import scheme_codes, scheme_legend
+        from geoflow.learning.classifier import fit_patches
         from geoflow.modelfile import save_model
 
         _use_all_cores()
-        patches = open_patches(self.patches)
-        trained = fit_classifier(
-            patches.cube, patches.labels, patches.codes, self.legend, self.bands, self.options, progress_reporter()
-        )
+        source = source_of(self.patches, self.bands, self.labels, self.split, self.options)
+        codes, legend = scheme_codes(self.labels), scheme_legend(self.labels)
+        trained = fit_patches(source, codes, legend, self.bands, self.options, progress_reporter())
         sha256 = save_model(self.target, trained)
         return Done({"sha256": sha256, "validation": trained.card.training["validation"]}, _model_files(self.target))
 

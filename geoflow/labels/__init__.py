@@ -9,35 +9,31 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from geoflow.labels.bigearthnet import find_patches, read_patch, read_patches
+    from geoflow.labels.bigearthnet import read_patch
     from geoflow.labels.borders import border_distance
     from geoflow.labels.changelabels import check_changes, load_change_labels
-    from geoflow.labels.patches import Patches, open_patches, write_patches
+    from geoflow.labels.patchdata import open_patches
     from geoflow.labels.rasterise import LabelTile, load_label_tile, load_labels
     from geoflow.labels.source import LabelSource, check_labels
 
 __all__ = [
     "LabelSource",
     "LabelTile",
-    "Patches",
     "border_distance",
     "check_changes",
     "check_labels",
-    "find_patches",
     "load_change_labels",
     "load_label_tile",
     "load_labels",
     "open_patches",
     "read_patch",
-    "read_patches",
-    "write_patches",
 ]
 
 _MODULES = {
-    "bigearthnet": ("find_patches", "read_patch", "read_patches"),
+    "bigearthnet": ("read_patch",),
     "borders": ("border_distance",),
     "changelabels": ("check_changes", "load_change_labels"),
-    "patches": ("Patches", "open_patches", "write_patches"),
+    "patchdata": ("open_patches",),
     "rasterise": ("LabelTile", "load_label_tile", "load_labels"),
     "source": ("LabelSource", "check_labels"),
 }

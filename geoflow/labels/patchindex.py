@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,13 @@ V2_IMAGES, V2_MAPS = "BigEarthNet-S2", "Reference_Maps"
 _V1_PATCH = re.compile(r"S2[A-C]_MSIL\d[AC]_\d{8}T\d{4,6}_\d+_\d+")
 _V2_SCENE = re.compile(r"S2[A-C]_MSIL2A_\d{8}T\d{6}_N\d{4}_R\d{3}_T\w{5}")
 _DAY = re.compile(r"_(\d{4})(\d{2})(\d{2})T\d{4}")
+
+
+class Skipped(NamedTuple):
+    """A patch that could not be read."""
+
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,10 @@ random sample, and reading chunk after chunk is reading in random order.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,15 @@ class PatchPlan:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    @cached_property
+    def id(self) -> str:
+        """sha256 of all that the store will hold but the pixels: options, names in order, labels, flags, splits."""
+        parts = [self.options.described(self.source), self.names, self.v1_names, self.countries, sorted(self.splits)]
+        state = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+        for values in (self.listed, self.snow, self.cloud, *(self.splits[name] for name in sorted(self.splits))):
+            state.update(np.ascontiguousarray(values).tobytes())
+        return state.hexdigest()
 
     @property
     def default_split(self) -> str:

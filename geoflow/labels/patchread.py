@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from geoflow.errors import LabelError, LegendError
 from geoflow.inputs import NODATA
 from geoflow.labels.bigearthnet import PATCH_PX, read_pixels
-from geoflow.labels.patches import Skipped
+from geoflow.labels.patchindex import Skipped
 from geoflow.labels.patchlabels import (
     NINETEEN,
     SCHEMES,

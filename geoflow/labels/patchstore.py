@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
-import hashlib
-import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +26,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from geoflow.errors import LabelError
 from geoflow.inputs import NODATA
 from geoflow.labels.bigearthnet import PATCH_PX
-from geoflow.labels.patches import Skipped
-from geoflow.labels.patchindex import day_of
+from geoflow.labels.patchindex import Skipped, day_of
 from geoflow.labels.patchlabels import SCHEMES, UNKNOWN, scheme_codes, scheme_legend
 from geoflow.labels.patchplan import PatchPlan
 from geoflow.labels.patchread import Layout, PatchChunk, Planned, codes_of
@@ -82,6 +79,11 @@ class PatchStore:
         return tuple(self.described["bands"])
 
     @property
+    def patch_shape(self) -> tuple[int, int]:
+        """Height and width of a patch."""
+        return PATCH_PX, PATCH_PX
+
+    @property
     def layout(self) -> Layout:
         """Where the files lie that it is made from."""
         return Layout(**self.described["layout"])
@@ -108,6 +110,30 @@ class PatchStore:
                 array[self.rows(number)] = values
                 files.append(self.path.joinpath(name, "c", str(number), *("0" for _ in values.shape[1:])))
         return tuple(files)
+
+    def facts(self, name: str) -> NDArray[Any]:
+        """All values of a variable that is small for each patch, skipped ones included."""
+        return np.asarray(_array(zarr.open_group(self.path, mode="r", use_consolidated=False), name)[:])
+
+    def pixels(self, bands: Sequence[str]) -> Callable[[slice], NDArray[np.int16]]:
+        """A function from places to the pixels of some bands, int16, dims (patch, band, y, x).
+
+        Raises
+        ------
+        LabelError
+            If the store lacks one of the bands.
+        """
+        if missing := [band for band in bands if band not in self.bands]:
+            raise LabelError(f"{self.path} has no band {missing[0]}; it has {', '.join(self.bands)}")
+        array = _array(zarr.open_group(self.path, mode="r", use_consolidated=False), "cube")
+        at = [self.bands.index(band) for band in bands]
+        whole = at == list(range(len(self.bands)))
+
+        def read(places: slice) -> NDArray[np.int16]:
+            cube = np.asarray(array[places])
+            return cube if whole else cube[:, at]
+
+        return read
 
     def split_counts(self) -> dict[str, dict[str, int]]:
         """Patches that were read of each part of each split."""
@@ -159,6 +185,14 @@ def read_store(path: str | Path) -> PatchStore:
     return PatchStore(path, described)
 
 
+def store_id(path: Path) -> str | None:
+    """The id of the plan that a store was made for, whether complete or not; None where there is none."""
+    try:
+        return str(read_store(path).described["id"])
+    except LabelError:
+        return None
+
+
 def create_store(path: str | Path, plan: PatchPlan) -> PatchStore:
     """Make the store of a plan, with places for all patches and nothing in them; it appears under its name once whole.
 
@@ -188,7 +222,7 @@ def _describe(plan: PatchPlan) -> dict[str, Any]:
     from geoflow import __version__
 
     index, options = plan.index, plan.options
-    described: dict[str, Any] = {
+    return {
         "format": FORMAT,
         "options": options.described(plan.source),
         "layout": {"root": str(index.root), "version": index.version, "maps": index.maps},
@@ -204,11 +238,8 @@ def _describe(plan: PatchPlan) -> dict[str, Any]:
         "created": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "attribution": ATTRIBUTION,
         "complete": False,
+        "id": plan.id,
     }
-    state = hashlib.sha256(json.dumps([FORMAT, described["options"]], sort_keys=True).encode())
-    for name in plan.names:
-        state.update(name.encode() + b"\0")
-    return {**described, "id": state.hexdigest()}
 
 
 def _create_arrays(path: Path, plan: PatchPlan, described: dict[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -12,15 +13,19 @@ from torch import nn
 
 from geoflow import nets
 from geoflow.errors import LabelError
-from geoflow.inputs import InputSpec, channel_statistics
+from geoflow.inputs import InputSpec
 from geoflow.learning.loop import Loop, Progress, Stage, plain_state, settle_norms
 from geoflow.learning.options import ClassifierOptions
+from geoflow.learning.patchstream import PatchSource, PatchStream
 from geoflow.legends import Legend
 from geoflow.modelfile import ModelCard, TrainedModel
 from geoflow.nets import Compute
 
 PATCH_PERIOD = "patch"
 """Period name of a classifier's input: a patch is one date."""
+
+SETTLE_BATCHES = 512
+"""Batches over which batch-norm statistics are measured anew: all of a small data set, enough of a large one."""
 
 
 def fit_classifier(
@@ -59,26 +64,49 @@ def fit_classifier(
         If there are fewer than two patches, or none carries a label.
     """
     options = options or ClassifierOptions()
-    present = np.flatnonzero(labels.any(axis=0))
-    if len(cube) < 2 or present.size == 0:
-        raise LabelError(f"{len(cube)} patches with {present.size} classes are too few to train a classifier")
+    source = PatchSource.of(cube, labels, options.validation, options.seed)
+    return fit_patches(source, codes, legend, bands, options, progress)
+
+
+def fit_patches(
+    source: PatchSource,
+    codes: Sequence[int],
+    legend: Legend,
+    bands: Sequence[str],
+    options: ClassifierOptions | None = None,
+    progress: Progress | None = None,
+) -> TrainedModel:
+    """`fit_classifier` from patches that are read as they are needed: pixels take ``options.memory_mb``, however many.
+
+    Raises
+    ------
+    LabelError
+        If no patch to learn from carries a label, or there is none to measure on.
+    """
+    options = options or ClassifierOptions()
+    present = np.flatnonzero(source.labels[source.train].any(axis=0) | source.labels[source.held].any(axis=0))
+    if len(source.train) == 0 or len(source.held) == 0 or present.size == 0:
+        raise LabelError(
+            f"{len(source.train)} patches to learn from and {len(source.held)} to measure on, with {present.size} "
+            "classes, are too few to train a classifier"
+        )
     order = present[np.argsort(np.asarray(codes)[present])]
-    classes, wanted = tuple(int(codes[i]) for i in order), labels[:, order]
-    train, held = _split(len(cube), options.validation, options.seed)
-    periods = cube[:, None]  # a patch is one period
-    inputs = InputSpec(tuple(bands), (PATCH_PERIOD,), *channel_statistics([periods[i] for i in train]))
+    classes, wanted = tuple(int(codes[i]) for i in order), source.labels[:, order]
+    inputs = InputSpec(tuple(bands), (PATCH_PERIOD,), *source.statistics)
     with nets.reproducible(options.seed):
         net = nets.build_classifier(options.encoder, inputs.channels, len(classes), dropout=options.dropout)
         if options.weights is not None:
             nets.load_encoder_file(options.weights, net, inputs.channel_bands(), options.weights_bands)
         compute = nets.best_compute()
         net = compute.place(net)
-        data = _Patches(periods, wanted, inputs, options.batch, options.seed)
-        _fit_classifier_stages(net, data, train, compute, options, progress)
-        settle_norms(net, (compute.tensor(x) for x, _ in data.epoch(train, 999)), compute)
-        metrics = _classifier_metrics(net, data, held, compute)
-    edge = int(cube.shape[-1])
-    record = {"options": asdict(options), "patches": len(cube), "validation": metrics}
+        data = PatchStream(source, wanted, inputs, options.batch, options.seed, options.memory_mb)
+        _fit_classifier_stages(net, data, source.train, compute, options, progress)
+        settling = itertools.islice(data.epoch(source.train, 999), SETTLE_BATCHES)
+        settle_norms(net, (compute.tensor(x) for x, _ in settling), compute)
+        metrics = _classifier_metrics(net, data, source.held, compute)
+    edge = int(source.shape[-1])
+    patches = len(source.train) + len(source.held)
+    record = {"options": asdict(options), "patches": patches, "validation": metrics}
     card = ModelCard(
         "classifier",
         "classifier",
@@ -94,52 +122,9 @@ def fit_classifier(
     return TrainedModel(card, plain_state(net))
 
 
-def _split(count: int, share: float, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Training and validation positions, both ascending and neither empty."""
-    order = np.random.default_rng([seed, 3]).permutation(count)
-    held = min(max(1, round(share * count)), count - 1)
-    return np.sort(order[held:]), np.sort(order[:held])
-
-
-@dataclass(frozen=True)
-class _Patches:
-    """Labelled patches as batches."""
-
-    cube: NDArray[np.int16]
-    labels: NDArray[np.bool_]
-    inputs: InputSpec
-    batch: int
-    seed: int
-
-    def epoch(self, which: NDArray[np.intp], number: int) -> Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """One shuffled, augmented pass."""
-        rng = np.random.default_rng([self.seed, 4, number])
-        order = rng.permutation(which)
-        for at in range(0, len(order), self.batch):
-            chosen = order[at : at + self.batch]
-            if len(chosen) < 2 <= len(order):  # batch norm has no spread in a batch of one
-                chosen = order[-2:]
-            yield self._encoded(chosen, rng)
-
-    def plain(self, which: NDArray[np.intp]) -> Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """One pass in order, as they are."""
-        for at in range(0, len(which), self.batch):
-            yield self._encoded(which[at : at + self.batch], None)
-
-    def _encoded(
-        self, chosen: NDArray[np.intp], rng: np.random.Generator | None
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        cubes = [self.cube[i] for i in chosen]
-        if rng is not None:
-            cubes = [np.rot90(c, int(rng.integers(4)), axes=(-2, -1)) for c in cubes]
-            cubes = [c[..., ::-1] if rng.integers(2) else c for c in cubes]
-        x, _ = self.inputs.encode(np.stack(cubes))
-        return x, self.labels[chosen].astype(np.float32)
-
-
 def _fit_classifier_stages(
     net: nn.Module,
-    data: _Patches,
+    data: PatchStream,
     train: NDArray[np.intp],
     compute: Compute,
     options: ClassifierOptions,
@@ -162,12 +147,14 @@ def _fit_classifier_stages(
         done += epochs
 
 
-def _classifier_metrics(net: nn.Module, data: _Patches, held: NDArray[np.intp], compute: Compute) -> dict[str, float]:
+def _classifier_metrics(
+    net: nn.Module, data: PatchStream, held: NDArray[np.intp], compute: Compute
+) -> dict[str, float]:
     """F1 (micro; macro over the classes that occur) and exact match ratio at a probability of one half."""
     net.eval()
     found = []
     with torch.inference_mode():
-        for x, _ in data.plain(held):
+        for _, x in data.plain(held):
             with compute.autocast():
                 logits = net(compute.tensor(x))
             found.append((logits.float() > 0).cpu().numpy())

@@ -33,6 +33,8 @@ class ClassifierOptions:
     seed : int
     weights : str, optional
         Local safetensors file to start the encoder from; ``weights_bands`` names the bands of its first layer.
+    memory_mb : int
+        For pixels of patches. Where not all fit, half of it is shuffled while the other half is read.
     """
 
     encoder: str = "resnet50"
@@ -47,6 +49,7 @@ class ClassifierOptions:
     seed: int = 0
     weights: str | None = None
     weights_bands: tuple[str, ...] = RGB
+    memory_mb: int = 1024
 
 
 @dataclass(frozen=True)
