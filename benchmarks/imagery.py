@@ -5,10 +5,13 @@
 Makes its own scenes (COGs, deflate, on the grid of the result), then measures in one run:
 
 floor     the same windows read with plain rasterio and two threads, nothing else
-ours      geoflow.imagery.composite_tile: mask, offset, integer median, count of clear observations
+ours      geoflow.imagery.composite_tile: mask with its margin, offset, integer median, count of clear observations;
+          tile by tile, one thread a tile, as the tasks of a job are
 warped    ours, with the scenes reprojected from UTM to EPSG:3035
 usual     stackstac.stack(...).where(...).median("time") as its users write it
 peer      odc.stac.load(...).where(...).median("time") as its users write it
+
+All with the settings of malloc that geoflow gives its workers.
 """
 
 from __future__ import annotations
@@ -25,13 +28,14 @@ import numpy as np
 import pystac
 import rasterio
 import rasterio.shutil
-from measuring import command_line, measure, report
+from measuring import command_line, measure, report, with_environment
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import box
 from rasterio.transform import from_origin
 from rasterio.warp import transform_bounds
 
 from geoflow.imagery import CompositeOptions, Period, composite_tile, load_catalog
+from geoflow.jobs.clusters import WORKER_ENVIRONMENT
 
 SIZES = {"small": (1024, 4, 3), "tile": (10980, 4, 3)}  # pixels a side, scenes, repeats
 BANDS = ("B02", "B03", "B04", "B08")
@@ -101,23 +105,28 @@ def variants(items: list[dict[str, Any]], side: int) -> dict[str, Callable[[], A
     inner = transform_bounds(native.crs, "EPSG:3035", *native.boundingbox)
     x, y = ((inner[i] + inner[i + 2]) / 2 // 10 * 10 - side * 5 for i in (0, 1))
     laea = GeoBox.from_bbox((x, y, x + side * 10, y + side * 10), "EPSG:3035", resolution=10, tight=True)
-    options = CompositeOptions((Period("june", date(2024, 6, 1), date(2024, 6, 30)),), BANDS, dilate_m=0.0)
+    options = CompositeOptions((Period("june", date(2024, 6, 1), date(2024, 6, 30)),), BANDS)
     keys = [catalog.asset_key(band) for band in BANDS]
     return {
         "floor": lambda: read_plainly(items, [*keys, catalog.scl], side),
-        "ours": lambda: by_tiles(native, lambda g: composite_tile(items, g, options, catalog).compute()),
-        "warped": lambda: by_tiles(laea, lambda g: composite_tile(items, g, options, catalog).compute()),
+        "ours": lambda: by_tiles(native, lambda g: composite_tile(items, g, options, catalog).compute(num_workers=1)),
+        "warped": lambda: by_tiles(laea, lambda g: composite_tile(items, g, options, catalog).compute(num_workers=1)),
         "usual": lambda: with_stackstac(items, keys, native),
         "peer": lambda: with_odc(items, keys, native),
     }
 
 
 def by_tiles(geobox: GeoBox, run: Callable[[GeoBox], Any], tile: int = 2048) -> None:
-    """Composite tile by tile, as a job does, so that memory stays bounded."""
+    """Composite tile by tile, as the tasks of a job do, so that memory stays bounded."""
     height, width = geobox.shape
-    for row in range(0, height, tile):
-        for col in range(0, width, tile):
-            run(geobox[row : min(row + tile, height), col : min(col + tile, width)])
+    corners = [(row, col) for row in range(0, height, tile) for col in range(0, width, tile)]
+
+    def one(corner: tuple[int, int]) -> None:
+        row, col = corner
+        run(geobox[row : min(row + tile, height), col : min(col + tile, width)])
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(one, corners))
 
 
 def read_plainly(items: list[dict[str, Any]], keys: list[str], side: int, tile: int = 2048) -> None:
@@ -156,4 +165,5 @@ def with_odc(items: list[dict[str, Any]], keys: list[str], geobox: GeoBox) -> An
 
 
 if __name__ == "__main__":
+    with_environment(WORKER_ENVIRONMENT)
     main()

@@ -6,12 +6,20 @@ import argparse
 import ctypes
 import gc
 import json
+import os
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+
+def with_environment(variables: Mapping[str, str]) -> None:
+    """Start this program again with some environment variables, which the C library reads at its start."""
+    if any(os.environ.get(name) != value for name, value in variables.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **variables})
 
 
 @dataclass(frozen=True)

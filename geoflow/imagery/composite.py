@@ -249,7 +249,7 @@ class _Composer:
     def _cube(self, one_band: bool) -> da.Array:
         """Reflectance, dims (time, band, y, x): by scene where the pixel's scene is asked for, else by time step."""
         bands = self.options.bands
-        edge = 2048 if one_band else _block_edge(len(self.scenes) * len(bands))
+        edge = 2048 if one_band else block_edge(len(self.scenes) * len(bands))
         chunks = {"time": -1, "band": 1 if one_band else -1, "y": edge, "x": edge}
         reading = self.options.reading
         if self.options.has_source:
@@ -328,8 +328,8 @@ def _detect(cube: NDArray[np.int16], lattice: Lattice, detector: DetectorOptions
     return np.stack([lattice.detect(scene, detector.build()) for scene in cube])
 
 
-def _block_edge(values: int) -> int:
-    """Edge of a block of pixels with so many int16 values each."""
+def block_edge(values: int) -> int:
+    """Edge, in pixels, of the blocks that are composed at a time where a pixel has so many int16 values."""
     return next((edge for edge in (2048, 1024, 512) if values * edge * edge * 2 <= _BLOCK_BYTES), 256)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ def to_lonlat(area: Geometry) -> Geometry:
     return area.to_crs(LONLAT, wrapdateline=True)
 
 
+@lru_cache(maxsize=256)  # asked several times for each tile, by each period and loader
 def extent_of(geobox: GeoBox) -> Geometry:
     """Where a grid is, in EPSG:4326, split where it crosses the antimeridian."""
     extent = geobox.geographic_extent

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Large tensors come and go with every batch: without these, glibc gives their memory back to the system and asks for it
 # again each time, which costs a third of a training step on a CPU.
-_MALLOC = {
+WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
     "MALLOC_TOP_PAD_": "268435456",
@@ -79,7 +79,7 @@ def _local(processes: bool) -> Iterator[Client]:
     settings = {
         "distributed.nanny.pre-spawn-environ": {
             **dask.config.get("distributed.nanny.pre-spawn-environ", {}),
-            **_MALLOC,
+            **WORKER_ENVIRONMENT,
         },
         "distributed.comm.timeouts.connect": "60s",
         # A worker holds a tile and a net, both planned for: nothing is gained by moving chunks to disk half-way.

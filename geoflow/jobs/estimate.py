@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from geoflow.imagery import CompositeOptions
     from geoflow.jobs.flow import Flow
 
 _COG_COMPRESSION = 0.6
@@ -43,17 +45,57 @@ def bytes_to_read(flow: Flow) -> int:
     return int(pixels * per_pixel * _COG_COMPRESSION)
 
 
-def peak_worker_bytes(flow: Flow) -> int:
-    """Memory of a worker at its busiest: the scenes of one tile and period with their sorted copy, or the net's window.
+_COMPOSITE_BASE = 380 * 2**20  # Python with what reads and composes scenes loaded
+_PREDICT_BASE = 700 * 2**20  # with torch
 
-    Besides the base of a Python process with the whole stack loaded.
-    """
-    base = 700 * 2**20
+
+def peak_worker_bytes(flow: Flow) -> int:
+    """Memory of a worker at its busiest: while it composes a tile, or holds the imagery of one for the net."""
     if flow.job.imagery is None:
-        return base
+        return _PREDICT_BASE
     tile_px = max(t.shape[0] * t.shape[1] for t in flow.tiles)
-    scenes = max((len(s.on(t)) for s in flow.scenes.values() for t in flow.tiles), default=0)
     bands = len(flow.job.imagery.bands)
-    composite = tile_px * scenes * (2 * bands * 2 + 3)
     predict = tile_px * len(flow.job.imagery.periods) * bands * 2 * 3 if flow.job.predict else 0
-    return base + max(composite, predict)
+    return max(_composite_peak(flow, tile_px), _PREDICT_BASE + predict)
+
+
+def _composite_peak(flow: Flow, tile_px: int) -> int:
+    from geoflow.jobs.imagerywork import read_threads
+
+    most = 0
+    for epoch, scenes in flow.scenes.items():
+        options = flow.composite_options[epoch]
+        for tile in flow.tiles:
+            items = scenes.on(tile)
+            counts = [sum(period.holds(item) for item in items) for period in options.periods]
+            most = max(most, composite_bytes(tile_px, counts, options, read_threads(items, flow.catalog)))
+    return most
+
+
+def composite_bytes(tile_px: int, scenes: Sequence[int], options: CompositeOptions, threads: int) -> int:
+    """Peak memory of a process that composes tile after tile, without that of a cloud detector.
+
+    Held against what such processes take (resident memory, Linux): within 15 % for tiles of 1024 and 2048 px, 4 to 20
+    scenes, 1 to 4 threads, medians and medoids.
+
+    Parameters
+    ----------
+    tile_px : int
+        Pixels of a tile.
+    scenes : sequence of int
+        Scenes of each period that meet it.
+    options : CompositeOptions
+    threads : int
+        Blocks that are worked on at once.
+    """
+    from geoflow.imagery.composite import block_edge
+
+    bands = len(options.bands)
+    results = len(options.periods) * (2 * bands + (3 if options.has_source else 1))
+    classes = 2 * sum(scenes)  # SCL and the mask of all periods: small, read first, needed by every band
+    tile = tile_px * (2 * results + classes)  # results in blocks, and joined
+    if options.percent is not None:
+        block = tile_px * (2 * max(scenes) + 5)  # observations; value, count and the file that is being read
+    else:
+        block = min(tile_px, block_edge(max(scenes) * bands) ** 2) * (2 * bands * max(scenes) + 2 * bands + 5)
+    return _COMPOSITE_BASE + tile + threads * block

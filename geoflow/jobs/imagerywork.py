@@ -19,10 +19,21 @@ if TYPE_CHECKING:
     from geoflow.imagery import Catalog, CompositeOptions
     from geoflow.imagery.read import ReadError, ReadEvent
 
+REMOTE_READS = 4
+"""Files that a task reads at once over a network, where most of the time is spent waiting."""
+
 OnError = Literal["fail", "skip_scene"]
 
 LOST = "lost"
 """Key of a receipt that lists the scenes which a tile had to do without."""
+
+
+def read_threads(items: Sequence[Mapping[str, Any]], catalog: Catalog) -> int:
+    """How many files a task reads at once: one of a disk, where more would only take turns, several of a network."""
+    from geoflow.imagery.catalog import is_remote
+
+    scl = [item["assets"].get(catalog.scl, {}).get("href", "") for item in items]
+    return REMOTE_READS if any(is_remote(href) for href in scl) else 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,8 @@ class CompositeWork(TileWork):
         while True:
             log = ReadLog()
             try:
-                arrays = computed(composite_tile(items, geobox, self.options, self.catalog, log, self.numbers))
+                lazy = composite_tile(items, geobox, self.options, self.catalog, log, self.numbers)
+                arrays = computed(lazy, read_threads(items, self.catalog))
             except ReadError as error:
                 reads.events += log.events
                 if self.on_error == "fail":

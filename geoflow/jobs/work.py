@@ -47,9 +47,13 @@ class TileWork:
         return store, store.grid.tile_by_id(self.tile)
 
 
-def computed(dataset: xr.Dataset) -> dict[str, NDArray[Any]]:
-    """The arrays of a lazy dataset, in this process: a task never asks the cluster that it runs on."""
-    done = dataset.compute(scheduler="threads")
+def computed(dataset: xr.Dataset, threads: int = 1) -> dict[str, NDArray[Any]]:
+    """The arrays of a lazy dataset, in this process: a task never asks the cluster that it runs on.
+
+    One thread by default, as a cluster counts on: a task that took all cores would take them from the tasks beside it,
+    and memory for as many blocks at once as the machine has cores.
+    """
+    done = dataset.compute(scheduler="threads", num_workers=threads)
     return {str(name): done[name].values for name in done.data_vars}
 
 
