@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Byte-compiling five gigabytes of packages takes longer than the quickstart's own work; modules compile when first imported.
+# Each test process trains small nets and starts clusters of its own: more than two would wait for each other.
+TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: help install install-dev quickstart test test-slow lint format bench clean
@@ -30,7 +32,7 @@ quickstart: install  ## make the sample country, map it, and say how good the ma
 	$(BIN)/geoflow run jobs/quickstart.yaml
 
 test: install-dev  ## all tests but the slow ones
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 test-slow: install-dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -18,6 +18,15 @@ import yaml
 
 # No test may reach out: a wanted download must be an error, not a wait.
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:  # two nets at once on all cores each take three times as long as one by one
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What shares the finished run stays on one process of pytest-xdist, and so does every file."""
+    for item in items:
+        shared = "finished" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("finished" if shared else item.path.name))
 
 
 @pytest.fixture(scope="session")
