@@ -151,16 +151,17 @@ def _one_row_on_aside(here: NDArray[Any], side: NDArray[Any], most: Any) -> None
 def _sideways(here: NDArray[Any], sites: NDArray[Any], least: NDArray[Any], margin: int) -> None:
     """Lower the ranks of a row to those by way of a site, where that is nearer."""
     for i in range(least.size):
-        least[i] = sites[np.uint64(i * _SUB)]
+        lowest = sites[np.uint64(i * _SUB)]
         for j in range(np.uint64(_SUB)):
-            site = sites[np.uint64(i * _SUB) + j]
-            least[i] = site if site < least[i] else least[i]
+            lowest = _smaller(lowest, sites[np.uint64(i * _SUB) + j])
+        least[i] = lowest
     for first in range(0, here.size, _BLOCK):
         count = min(_BLOCK, here.size - first)
         block = here[first : first + count]
         worst = _largest(block)
+        within_reach = least[first // _SUB : (first + count + 2 * margin - 2) // _SUB + 1].min()
         offset = 0
-        while offset * (offset + 1) < worst and offset < margin - _STEPS:
+        while offset * (offset + 1) + within_reach < worst and offset < margin - _STEPS:
             right, left = first + margin + offset, first + margin - 1 - offset
             best = worst
             for i in range(right // _SUB, (right + _STEPS + count - 2) // _SUB + 1):
