@@ -122,7 +122,7 @@ class Survey:
         Class codes present, ascending.
     blocks : tuple of Block
     counts : int64 array, dims (block, class)
-        Pixels of each class in each block, held-out pixels left out.
+        Pixels of each class in each block, held-out pixels and labels left out.
     """
 
     codes: tuple[int, ...]
@@ -143,7 +143,14 @@ def cut(shape: tuple[int, int], edge_px: int) -> tuple[Block, ...]:
     return tuple(Block(y, x) for y in spans[0] for x in spans[1])
 
 
-def survey(labels: Any, held_out: HeldOut | None, edge_px: int, known: tuple[int, ...]) -> Survey:
+def survey(
+    labels: Any,
+    held_out: HeldOut | None,
+    edge_px: int,
+    known: tuple[int, ...],
+    border_m: Any = None,
+    nearest_m: float = 0.0,
+) -> Survey:
     """Count the training labels block by block.
 
     Parameters
@@ -155,6 +162,10 @@ def survey(labels: Any, held_out: HeldOut | None, edge_px: int, known: tuple[int
         Edge of the blocks.
     known : tuple of int
         The legend's codes at its deepest level.
+    border_m : array-like int16, dims (y, x), optional
+        Metres to the nearest class border. Labels nearer than ``nearest_m`` are not counted: what no loss sees must not
+        decide on classes, their weights or where windows are drawn.
+    nearest_m : float
 
     Raises
     ------
@@ -170,13 +181,16 @@ def survey(labels: Any, held_out: HeldOut | None, edge_px: int, known: tuple[int
         if codes.max(initial=0) >= size:
             raise LabelError(f"the labels hold the code {int(codes.max())}, which the legend lacks")
         if held_out is not None:
-            codes = codes[~held_out.mask(shape, block.y, block.x)]
+            codes = np.where(held_out.mask(shape, block.y, block.x), codes.dtype.type(0), codes)
+        if border_m is not None:
+            codes = np.where(read(border_m, block) < nearest_m, codes.dtype.type(0), codes)
         row[:] = np.bincount(codes.ravel(), minlength=size)
     present = [int(c) for c in np.flatnonzero(counts.sum(axis=0)) if c != 0]
     if unknown := sorted(set(present) - set(known)):
         raise LabelError(f"the labels hold the codes {unknown}, which the legend lacks")
     if not present:
-        raise LabelError("there is no label to learn from: all pixels are nodata or held out")
+        near = "" if border_m is None else f" or nearer than {nearest_m:g} m to a border"
+        raise LabelError(f"there is no label to learn from: all pixels are nodata or held out{near}")
     return Survey(tuple(present), blocks, counts[:, present])
 
 
@@ -269,7 +283,7 @@ class Sampler:
         border_m: Any = None,
     ) -> None:
         if options.border_m > 0:
-            _check_borders(border_m, labels)
+            check_borders(border_m, labels)
         self.border_m = border_m if options.border_m > 0 else None
         self.reflectance, self.labels, self.found = reflectance, labels, found
         self.held_out, self.options = held_out, options
@@ -363,7 +377,8 @@ class Sampler:
         return loaded.cube[..., *part], target
 
 
-def _check_borders(border_m: Any, labels: Any) -> None:
+def check_borders(border_m: Any, labels: Any) -> None:
+    """See that there are distances to borders, one for each label."""
     if border_m is None:
         raise LabelError(
             "border_m is above 0, but no distances to borders are given; the labels stage stores them as border_m, and "

@@ -17,7 +17,7 @@ from geoflow.inputs import InputSpec, channel_statistics
 from geoflow.learning.loop import NORM_BATCHES, Loop, Progress, Stage, WeightAverage, plain_state, settle_norms
 from geoflow.learning.losses import HierarchyLoss, class_weights
 from geoflow.learning.options import SegmenterOptions
-from geoflow.learning.samples import BLOCK_PX, HeldOut, Sampler, SamplerOptions, Survey, survey
+from geoflow.learning.samples import BLOCK_PX, HeldOut, Sampler, SamplerOptions, Survey, check_borders, survey
 from geoflow.legends import Legend
 from geoflow.modelfile import ModelCard, TrainedModel
 from geoflow.nets import Compute, ContextUnet
@@ -74,7 +74,11 @@ def fit_segmenter(
         )
     if tuple(labels.shape[-2:]) != tuple(reflectance.shape[-2:]):
         raise LabelError(f"labels of {tuple(labels.shape)} pixels do not lie on imagery of {tuple(reflectance.shape)}")
-    found = survey(labels, held_out, _block_px(reflectance, options), legend.codes(legend.levels[-1]))
+    if options.border_m > 0:
+        check_borders(border_m, labels)
+    unseen = border_m if options.border_m > 0 and options.border_weight == 0 else None
+    known = legend.codes(legend.levels[-1])
+    found = survey(labels, held_out, _block_px(reflectance, options), known, unseen, options.border_m)
     windows = _Windows(reflectance, labels, found, held_out, options, border_m)
     classes = found.codes
     inputs = windows.statistics(bands, periods)
