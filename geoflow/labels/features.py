@@ -119,7 +119,7 @@ def _read_parquet(path: str, columns: Sequence[str], bounds: Bounds) -> Features
     values: list[list[NDArray[Any]]] = []
     try:
         groups = _row_groups(path, Path(path).stat().st_mtime_ns)
-        with pyarrow.parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER) as file:
+        with _opened(path) as file:
             geometry, box = _geometry_columns(path)
             for number in np.flatnonzero(_meet(groups[:, :4], bounds)):
                 first = int(groups[number, 4])
@@ -135,6 +135,13 @@ def _read_parquet(path: str, columns: Sequence[str], bounds: Bounds) -> Features
     if not fids:
         return np.array([], np.int64), np.array([], object), [np.array([], object) for _ in columns]
     return np.concatenate(fids), np.concatenate(shapes), [np.concatenate(v) for v in zip(*values, strict=True)]
+
+
+def _opened(path: str) -> Any:
+    """A Parquet file, read bit by bit: left to itself, pyarrow first gets all columns of a row group into memory."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER, pre_buffer=False)
 
 
 def _batches(file: Any, number: int, columns: Sequence[str], box: str | None) -> Iterator[Any]:
@@ -183,11 +190,10 @@ def _row_groups(path: str, _changed: int) -> NDArray[np.float64]:
     From the statistics of the covering where there is one; else the geometries are read once, a batch at a time. A file
     of one row group is gone through anyway, hence not measured.
     """
-    import pyarrow.parquet
     import shapely
 
     geometry, box = _geometry_columns(path)
-    with pyarrow.parquet.ParquetFile(path, buffer_size=_PARQUET_BUFFER) as file:
+    with _opened(path) as file:
         count = file.metadata.num_row_groups
         rows = [file.metadata.row_group(i).num_rows for i in range(count)]
         found = np.full((count, 5), np.inf)
