@@ -45,7 +45,7 @@ def value_codes(
         keys = [_key(text) for text in unique.tolist()]
     if "" in keys:
         count = int((np.asarray(keys, object) == "")[inverse].sum())
-        raise LabelError(f"{where}: {count} features have no value")
+        raise LabelError(f"{where}: {count} features have no value; give them a class, or delete them")
     table = _coding_table(keys, legend, where, coding)
     codes = np.array([table[key] for key in keys], legend.dtype(legend.deepest))
     return codes[inverse.reshape(values.shape)]

@@ -84,7 +84,7 @@ def _of_vector(path: str, layer: str | None, find: Find, wanted: str, hint: str)
     columns = {name: find(list(info["fields"])) for name, info in infos.items()}
     fitting = [name for name in names if columns[name]]
     if not fitting:
-        there = "; ".join(f"layer {n!r}: {listed(infos[n]['fields'])}" for n in names)
+        there = "; ".join(f"layer {n!r}: {listed(infos[n]['fields']) or _no_columns(path)}" for n in names)
         raise LabelError(f"{path}: has {wanted}; there are {there}. {hint}")
     if len(fitting) > 1:
         raise LabelError(
@@ -94,8 +94,14 @@ def _of_vector(path: str, layer: str | None, find: Find, wanted: str, hint: str)
     info = infos[name]
     if info["crs"] is None:
         raise LabelError(f"{path}: layer {name!r} has no coordinate system (a shapefile needs its .prj)")
+    if info["total_bounds"] is None:
+        raise LabelError(f"{path}: layer {name!r} has no feature with a geometry")
     left, bottom, right, top = (float(v) for v in info["total_bounds"])
     return Layer(name, CRS(info["crs"]).to_string(), (left, bottom, right, top), tuple(columns[name]))
+
+
+def _no_columns(path: str) -> str:
+    return "none at all (the .dbf of the shapefile is missing)" if path.lower().endswith(".shp") else "none at all"
 
 
 def _of_parquet(path: str, find: Find, wanted: str, hint: str) -> Layer:

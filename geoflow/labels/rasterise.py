@@ -28,7 +28,7 @@ from geoflow.labels.coding import as_integers, raster_codes, value_codes
 from geoflow.labels.features import read_features
 from geoflow.labels.scanline import Outlines, fill, outlines
 from geoflow.labels.source import LabelSource, inspect_labels, transformer, wkt_of
-from geoflow.legends import NODATA_CODE, Legend
+from geoflow.legends import NODATA_CODE, Legend, listed
 from geoflow.legends import legend as find_legend
 
 # Sampling a raster, a pixel centre may lie exactly between two source pixels, where rounding would decide by the tile
@@ -148,17 +148,21 @@ def drawing_order(fids: NDArray[np.integer[Any]], shapes: NDArray[np.object_]) -
 
 
 def valid_polygons(shapes: NDArray[np.object_], where: str) -> NDArray[np.object_]:
-    """Valid polygons; what is left of a repaired one beside its areas (lines, points) is dropped."""
+    """Valid polygons; what is left of a repaired one beside its areas (lines, points) is dropped, be it all of it."""
     import shapely
 
-    if not np.isin(shapely.get_type_id(shapes), _POLYGONS).all():
-        raise LabelError(f"{where}: holds lines or points where polygons are needed")
+    if not (polygons := np.isin(shapely.get_type_id(shapes), _POLYGONS)).all():
+        kinds = listed(sorted({shape.geom_type for shape in shapes[~polygons]}))
+        raise LabelError(
+            f"{where}: {int((~polygons).sum())} features near the tile are lines or points or hold some ({kinds}), and "
+            "labels are polygons; name another layer, or explode collections and keep the polygons alone"
+        )
     if shapely.has_z(shapes).any():
         shapes = shapely.force_2d(shapes)
     invalid = ~shapely.is_valid(shapes)
     for i in np.flatnonzero(invalid):
         parts = shapely.get_parts(shapely.get_parts(shapely.make_valid(shapes[i])))
-        shapes[i] = shapely.multipolygons([p for p in parts if shapely.get_type_id(p) == _POLYGONS[0]])
+        shapes[i] = shapely.MultiPolygon([p for p in parts if shapely.get_type_id(p) == _POLYGONS[0]])
     return shapes
 
 
