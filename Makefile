@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Byte-compiling five gigabytes of packages takes longer than the quickstart's own work; modules compile when first imported.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # Each test process trains small nets and starts clusters of its own: more than two would wait for each other.
 TEST_PROCESSES ?= 2
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: help install install-dev quickstart test test-slow lint format bench clean
 

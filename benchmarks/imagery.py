@@ -1,6 +1,6 @@
 """How fast scenes become a composite, against the floor and against what users write.
 
-    python benchmarks/imagery.py [--size small|tile] [--json FILE]
+    python benchmarks/imagery.py [--size small|medium|tile] [--only NAME,NAME] [--json FILE]
 
 Makes its own scenes (COGs, deflate, on the grid of the result), then measures in one run:
 
@@ -28,7 +28,7 @@ import numpy as np
 import pystac
 import rasterio
 import rasterio.shutil
-from measuring import command_line, measure, report, with_environment
+from measuring import chosen_of, command_line, measure, report, with_environment
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import box
 from rasterio.transform import from_origin
@@ -37,7 +37,7 @@ from rasterio.warp import transform_bounds
 from geoflow.imagery import CompositeOptions, Period, composite_tile, load_catalog
 from geoflow.jobs.clusters import WORKER_ENVIRONMENT
 
-SIZES = {"small": (1024, 4, 3), "tile": (10980, 4, 3)}  # pixels a side, scenes, repeats
+SIZES = {"small": (1024, 4, 3), "medium": (4096, 4, 3), "tile": (10980, 4, 3)}  # pixels a side, scenes, repeats
 BANDS = ("B02", "B03", "B04", "B08")
 THREADS = 2
 LEFT, TOP, EPSG = 500_000, 5_200_020, 32633
@@ -50,13 +50,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="threads", num_workers=THREADS):
         items = make_scenes(Path(folder), side, scenes)
         pixels = side * side * len(BANDS)
-        rows = [measure(name, run, pixels, repeats) for name, run in variants(items, side).items()]
+        chosen = chosen_of(variants(items, side), arguments.only)
+        rows = [measure(name, run, pixels, repeats) for name, run in chosen.items()]
     seconds = {row.name: row.seconds for row in rows}
-    ratios = {
-        "time_over_floor": seconds["ours"] / seconds["floor"],
-        "speed_over_usual": seconds["usual"] / seconds["ours"],
-        "speed_over_peer": seconds["peer"] / seconds["ours"],
+    compared = {
+        "time_over_floor": ("ours", "floor"),
+        "warped_time_over_floor": ("warped", "floor"),
+        "speed_over_usual": ("usual", "ours"),
+        "speed_over_peer": ("peer", "ours"),
     }
+    ratios = {name: seconds[a] / seconds[b] for name, (a, b) in compared.items() if a in seconds and b in seconds}
     title = f"{side} x {side} px, {scenes} scenes, {len(BANDS)} bands, {THREADS} threads, median of {repeats}"
     report(title, rows, ratios, arguments.json)
 

@@ -33,11 +33,20 @@ class Row:
 
 
 def command_line(doc: str | None, sizes: Iterable[str]) -> argparse.Namespace:
-    """``size`` and ``json`` from the command line."""
+    """``size``, ``only`` and ``json`` from the command line."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(sizes), default="small")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", metavar="NAME,NAME", help="measure these variants alone, where a benchmark has many")
     return parser.parse_args()
+
+
+def chosen_of(variants: Mapping[str, Callable[[], object]], only: str | None) -> dict[str, Callable[[], object]]:
+    """The variants that ``--only`` names, or all of them."""
+    names = list(variants) if only is None else only.split(",")
+    if unknown := [name for name in names if name not in variants]:
+        raise SystemExit(f"--only {unknown[0]}: there is no such variant; there are {', '.join(variants)}")
+    return {name: variants[name] for name in names}
 
 
 def measure(name: str, run: Callable[[], object], pixels: float, repeats: int) -> Row:
