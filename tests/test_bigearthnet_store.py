@@ -137,6 +137,16 @@ def test_any_tiff_is_read_as_rasterio_reads_it(tmp_path, options, plain):
 
 
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_a_place_that_is_told_by_the_centre_of_a_pixel_is_its_corner_all_the_same(tmp_path):
+    path = tmp_path / "a.tif"
+    place = {"crs": "EPSG:32635", "transform": from_origin(399_960, 6_000_000, 20, 20)}
+    with rasterio.open(path, "w", "GTiff", 60, 60, 1, dtype="uint16", **place) as dst:
+        dst.update_tags(AREA_OR_POINT="Point")
+        dst.write(np.ones((60, 60), np.uint16), 1)
+    assert b"\x01\x04\x00\x00\x01\x00\x02\x00" in path.read_bytes(), "the file says that its pixels are points"
+    assert read_raster(str(path), 60).place == Place(32635, 399_960, 6_000_000)
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_damaged_tiff_is_an_error_or_pixels_that_rasterio_reads_too(tmp_path_factory, data):

@@ -22,7 +22,8 @@ from geoflow.errors import LabelError
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _OFFSETS, _SAMPLES, _COUNTS = 256, 257, 258, 259, 273, 277, 279
 _PREDICTOR, _FORMAT = 317, 339
 _PIXEL_SCALE, _TIEPOINT, _GEOKEYS, _NODATA = 33550, 33922, 34735, 42113
-_PROJECTED_CRS = 3072
+_RASTER_TYPE, _PROJECTED_CRS = 1025, 3072
+_PIXEL_IS_POINT, _USER_DEFINED = 2, 32767
 _STORED, _DEFLATED = 1, 8
 _TYPES = {2: ("s", 1), 3: ("H", 2), 4: ("I", 4), 12: ("d", 8)}  # ASCII, SHORT, LONG, DOUBLE
 _PLAIN = {_BITS: (16,), _SAMPLES: (1,), _FORMAT: (1,)}
@@ -130,6 +131,8 @@ def _place(data: bytes, tags: dict[int, tuple[int, int, int]]) -> Place:
     scale_x, scale_y, _ = _numbers(data, tags[_PIXEL_SCALE])
     keys = _numbers(data, tags[_GEOKEYS])
     by_key = {keys[at]: keys[at + 3] for at in range(4, len(keys), 4) if keys[at + 1] == 0}
+    if by_key.get(_RASTER_TYPE) == _PIXEL_IS_POINT or by_key[_PROJECTED_CRS] == _USER_DEFINED:
+        raise ValueError("a place that GDAL knows how to read")
     return Place(int(by_key[_PROJECTED_CRS]), x - column * scale_x, y + row * scale_y)
 
 
