@@ -107,8 +107,16 @@ def _bilinear_at(pixels: Any, top: int, left: int, at_u: float, at_v: float) -> 
     """Bilinear value at any place of the source, 0 where the pixel under it has no data."""
     if not _has_data(pixels, _floor(at_v) - top, _floor(at_u) - left):
         return 0
-    col, row = _floor(at_u - 0.5), _floor(at_v - 0.5)
-    return int(_mixed(pixels, row - top, col - left, at_u - 0.5 - col, at_v - 0.5 - row) + 0.5)
+    first_col, first_row = _floor(at_u - 0.5), _floor(at_v - 0.5)
+    right, below = at_u - 0.5 - first_col, at_v - 0.5 - first_row
+    row, col = first_row - top, first_col - left
+    if 0 <= row < pixels.shape[0] - 1 and 0 <= col < pixels.shape[1] - 1:
+        a, b, c, d = pixels[row, col], pixels[row, col + 1], pixels[row + 1, col], pixels[row + 1, col + 1]
+        if a != 0 and b != 0 and c != 0 and d != 0:
+            # The sum that whole cells make, to the last bit: where a window ends must not alter a pixel near its end.
+            upper, lower = a * (1.0 - right) + b * right, c * (1.0 - right) + d * right
+            return int(upper * (1.0 - below) + lower * below + 0.5)
+    return int(_mixed(pixels, row, col, right, below) + 0.5)
 
 
 @numba.njit(cache=True, nogil=True)
