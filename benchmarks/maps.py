@@ -40,6 +40,7 @@ from geoflow.jobs.layout import imagery_group, map_group
 from geoflow.jobs.mapwork import PredictWork
 from geoflow.legends import legend
 from geoflow.mapping import engines
+from geoflow.mapping.netpool import net_pool
 from geoflow.modelfile import LoadedModel, ModelCard, TrainedModel, load_model, save_model
 from geoflow.store.zarr import Store
 
@@ -136,20 +137,23 @@ def predict_work(store: Store, model: LoadedModel, engine: str, scratch: Path) -
 
 
 def bare_net(model: LoadedModel, engine: str, side: int) -> Callable[[], None]:
-    """The net of an engine on as many windows as the map has, one at a time as geoflow does."""
+    """The net of an engine on as many windows as the map has, on as many threads as geoflow uses."""
     loaded: Any = engines.load_engine(model, engine)
     window = np.zeros((len(BANDS), model.card.window_px, model.card.window_px), np.float32)
     count = math.ceil(side / model.card.core_px) ** 2
+    pool = net_pool(loaded.gpu)
     if not engine.startswith("torch"):
-        return lambda: [loaded.logits(window) for _ in range(count)] and None
+        return lambda: list(pool.map(lambda _: loaded.logits(window) is None, range(count))) and None
     x = torch.from_numpy(window[None]).to(loaded.device).contiguous(memory_format=torch.channels_last)
     reduced = loaded.dtype is not torch.float32
 
     @torch.inference_mode()
-    def run() -> None:
+    def one(_: int) -> None:
         with torch.autocast(loaded.device, dtype=loaded.dtype, enabled=reduced):
-            for _ in range(count):
-                loaded.net(x)
+            loaded.net(x)
+
+    def run() -> None:
+        list(pool.map(one, range(count)))
         if loaded.device == "cuda":
             torch.cuda.synchronize()
 

@@ -7,12 +7,11 @@ becomes part of the identity of the map.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
-import os
-import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from geoflow.errors import ModelError
 from geoflow.inputs import NODATA
+from geoflow.mapping.netpool import net_pool, worker_threads
 
 if TYPE_CHECKING:
     from geoflow.modelfile import LoadedModel, TrainedModel
@@ -32,21 +32,18 @@ REFERENCE = "torch-fp32"
 ENGINES = (REFERENCE, "torch-bf16", "torch-fp16", "openvino-fp32", "openvino-bf16")
 """Names of engines: what runs, and in which precision."""
 
-_NET_LOCK = threading.Lock()
-"""One net at a time in a process: it uses all of the process's threads, while other tasks read and write."""
-
 
 class Engine(Protocol):
     """A net, ready to run on this machine."""
 
     name: str
-    beside: bool
-    """Whether the processor is free for other work while the net runs."""
+    gpu: bool
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits (y, x, logit) of one encoded window (channel, y, x).
+        """Logits (y, x, logit) of one encoded window (channel, y, x), to be called in `net_pool` alone.
 
-        One window at a time: kernels differ with the batch, and with them the last bits, and a class may turn on those.
+        One window at a time, on one thread: kernels differ with the batch and with the threads, and with them the last
+        bits, and a class may turn on those.
         """
 
 
@@ -138,9 +135,9 @@ def choose_engine(model: LoadedModel, windows: Sequence[NDArray[np.int16]], want
         if name == REFERENCE or not pixels:
             return Choice(name, {**tried, name: 1.0}, pixels)
         if reference is None:
-            reference = [_classes(load_engine(model, REFERENCE), x) for x, _ in inputs]
-        engine = load_engine(model, name)
-        same = sum(int((_classes(engine, x) == r)[seen].sum()) for (x, seen), r in zip(inputs, reference, strict=True))
+            reference = _classes(load_engine(model, REFERENCE), inputs)
+        found = _classes(load_engine(model, name), inputs)
+        same = sum(int((f == r)[seen].sum()) for f, r, (_, seen) in zip(found, reference, inputs, strict=True))
         tried[name] = same / pixels
         if tried[name] >= MIN_AGREEMENT:
             return Choice(name, tried, pixels)
@@ -150,8 +147,8 @@ def choose_engine(model: LoadedModel, windows: Sequence[NDArray[np.int16]], want
     )
 
 
-def _classes(engine: Engine, x: NDArray[np.float32]) -> NDArray[np.intp]:
-    return engine.logits(x).argmax(axis=-1)
+def _classes(engine: Engine, inputs: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_]]]) -> list[NDArray[np.intp]]:
+    return list(net_pool(engine.gpu).map(lambda encoded: engine.logits(encoded[0]).argmax(axis=-1), inputs))
 
 
 @functools.lru_cache(maxsize=4)
@@ -181,7 +178,9 @@ class _Torch:
 
         self.name = name
         self.device = nets.best_compute().device
-        self.beside = self.device == "cuda"
+        self.gpu = self.device == "cuda"
+        # Windows take turns on a GPU: its memory may hold the activations of one alone.
+        self._turn: Any = threading.Lock() if self.gpu else contextlib.nullcontext()
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         self.dtype = kinds[name.removeprefix("torch-")]
         net = trained.build()
@@ -193,8 +192,7 @@ class _Torch:
         import torch
 
         reduced = self.dtype is not torch.float32
-        with _NET_LOCK, torch.inference_mode(), torch.autocast(self.device, dtype=self.dtype, enabled=reduced):
-            _use_threads(torch)
+        with self._turn, torch.inference_mode(), torch.autocast(self.device, dtype=self.dtype, enabled=reduced):
             batch = torch.from_numpy(np.ascontiguousarray(x)[None]).to(self.device)
             logits = self.net(batch.contiguous(memory_format=torch.channels_last))
             # Channels last: a pixel's classes lie side by side, as the kernels that follow read them.
@@ -240,19 +238,28 @@ class _OpenVino:
     def __init__(self, trained: TrainedModel, name: str) -> None:
         import openvino  # type: ignore[import-untyped]
 
-        self.name, self.beside = name, False
+        self.name, self.gpu = name, False
         self._core = openvino.Core()
         self._trained = trained
         self._precision = {"fp32": "f32", "bf16": "bf16"}[name.removeprefix("openvino-")]
+        self._compiling = threading.Lock()
         self._compiled: dict[tuple[int, ...], Any] = {}
+        self._requests = threading.local()
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        with _NET_LOCK:
-            if x.shape not in self._compiled:
-                self._compiled[x.shape] = self._compile(x.shape)
-            found = self._compiled[x.shape].infer([np.ascontiguousarray(x)[None]])
-            # The output's memory belongs to the request, which the next window overwrites.
-            return np.array(next(iter(found.values()))[0])
+        found = self._request(x.shape).infer([np.ascontiguousarray(x)[None]])
+        # The output's memory belongs to the request, which the next window overwrites.
+        return np.array(next(iter(found.values()))[0])
+
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        """What this thread runs windows of one shape with."""
+        own: dict[str, Any] = vars(self._requests)
+        if str(shape) not in own:
+            with self._compiling:
+                if shape not in self._compiled:
+                    self._compiled[shape] = self._compile(shape)
+            own[str(shape)] = self._compiled[shape].create_infer_request()
+        return own[str(shape)]
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
         import torch
@@ -266,12 +273,17 @@ class _OpenVino:
                 return torch.as_tensor(self.net(x)).permute(0, 2, 3, 1)
 
         model = self._core.read_model(_onnx(Mapped(self._trained.build()).eval(), shape))
+        threads = str(worker_threads())
         options = {
             "INFERENCE_PRECISION_HINT": self._precision,
-            "INFERENCE_NUM_THREADS": str(worker_threads()),
-            "NUM_STREAMS": "1",
+            # As many streams as threads: one thread a window.
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": threads,
+            # OpenVINO would bind its threads to the first cores, and those of every worker of a machine to the same
+            # ones: two workers on two cores would be no faster than one.
+            "ENABLE_CPU_PINNING": "NO",
         }
-        return self._core.compile_model(model, "CPU", options).create_infer_request()
+        return self._core.compile_model(model, "CPU", options)
 
 
 def _onnx(net: Any, shape: tuple[int, ...]) -> bytes:
@@ -296,23 +308,3 @@ def _has_amx() -> bool:
             return "amx_bf16" in file.read()
     except OSError:
         return False
-
-
-def _use_threads(torch: Any) -> None:
-    threads = worker_threads()
-    if torch.get_num_threads() != threads:
-        torch.set_num_threads(threads)
-
-
-def worker_threads() -> int:
-    """Threads for the net: those of the Dask worker that this process is, else the cores that it may use.
-
-    The worker is looked up by process, not by `distributed.get_worker`: inside a worker's task, chunks are computed in
-    threads of a pool of their own, which do not know the worker.
-    """
-    module = sys.modules.get("distributed.worker")
-    workers = list(module.Worker._instances) if module is not None else []
-    if workers:
-        return max(1, sum(int(worker.state.nthreads) for worker in workers))
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1

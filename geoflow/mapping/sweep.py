@@ -1,8 +1,7 @@
 """The work of one block of a map: its windows in row order, each encoded, run, blended and decided.
 
-While the net runs on one window, the next is being encoded. On a GPU, the one before is being blended and decided
-meanwhile; on a processor that waits for the net and then takes all its threads, because a net whose threads must share
-their cores loses more than what runs beside it gains (measured: 1.3 times).
+Windows are encoded, run and made into probabilities several at once, each on a thread of its own
+(`geoflow.mapping.netpool`), and blended and decided one after the other, in row order.
 
 What a window says of its neighbours' cells is carried on in two strips, along its right side and along the whole row.
 So memory grows with the width of the block and the number of classes, never with its area.
@@ -10,12 +9,11 @@ So memory grows with the width of the block and the number of classes, never wit
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +21,8 @@ from numpy.typing import NDArray
 from geoflow.errors import ModelError
 from geoflow.inputs import NODATA
 from geoflow.mapping.decode import Ladder, decide, decision_type, keep_probabilities, quantise, weigh
-from geoflow.mapping.engines import candidates, load_engine, worker_threads
+from geoflow.mapping.engines import candidates, load_engine
+from geoflow.mapping.netpool import net_pool, worker_threads
 from geoflow.mapping.scratch import Scratch
 from geoflow.mapping.windows import Axis, Lattice
 
@@ -116,8 +115,7 @@ class _Sweep:
             slice(block.x.start - self.seen_x.start, block.x.stop - self.seen_x.start),
         )
         self.observed = (data[..., inner[0], inner[1]] != NODATA).any(axis=(0, 1))
-        # The buffers of one window, and what windows say beyond their own cell.
-        self.said = np.empty((y.kept, x.kept, classes), np.uint16)
+        # What one window says, weighted, and what windows say beyond their own cell.
         self.total = np.empty((y.kept, x.kept, classes), np.uint32)
         self.right = np.zeros((y.core, 2 * x.blend, classes), np.uint32)
         width = (len(self.cols) + 1) * x.core + 2 * x.blend
@@ -125,34 +123,29 @@ class _Sweep:
         self.next_below = np.zeros_like(self.below)
 
     def run(self) -> NDArray[np.void]:
-        """All windows in row order, the steps of three neighbours at a time."""
+        """All windows in row order."""
         # One row and column before the first cell: of these, only what reaches into the block counts.
         order = [
             (row, col)
             for row in range(self.rows.start - 1, self.rows.stop)
             for col in range(self.cols.start - 1, self.cols.stop)
         ]
-        threads = worker_threads()
-        with ThreadPoolExecutor(1) as before, ThreadPoolExecutor(1) as after, ThreadPoolExecutor(threads) as rows:
-            self.row_threads, self.row_pool = threads, rows
-            settling: Future[None] | None = None
-            prepared = before.submit(self._prepare, order[0])
-            for at, window in enumerate(order):
-                ready = prepared.result()
-                if at + 1 < len(order):
-                    prepared = before.submit(self._prepare, order[at + 1])
-                said = self.engine.logits(ready) if ready is not None and ready.dtype == np.float32 else ready
-                if settling is not None:
-                    settling.result()
-                settling = after.submit(self._settle, window, said)
-                if not self.engine.beside:
-                    settling.result()
-            if settling is not None:
-                settling.result()
+        pool, ahead = net_pool(self.engine.gpu), worker_threads() + 1
+        running: deque[tuple[Window, Future[NDArray[np.uint16] | None]]] = deque()
+        try:
+            for window in order:
+                running.append((window, pool.submit(self._said, window)))
+                if len(running) > ahead:
+                    self._settle(*_awaited(running))
+            while running:
+                self._settle(*_awaited(running))
+        finally:
+            for _, future in running:
+                future.cancel()
         return self.out
 
-    def _prepare(self, window: Window) -> NDArray[Any] | None:
-        """A window ready for the net (float32), or what it said already (uint16), or None where nothing is to be said.
+    def _said(self, window: Window) -> NDArray[np.uint16] | None:
+        """What a window says: parts of `UNIT` (y, x, class) of the pixels that count, or None where it says nothing.
 
         A window is left out where it sees no imagery at all: none of its pixels is mapped then.
         """
@@ -161,11 +154,14 @@ class _Sweep:
         pixels = self._pixels(window)
         if not (pixels != NODATA).any():
             return None
-        if self.scratch is not None and self.block.shares(window):
-            found = self.scratch.load(window, self.said.shape)
-            if found is not None:
-                return found
-        return self.card.inputs.encode(pixels)[0]
+        scratch = self.scratch if self.block.shares(window) else None
+        found = scratch.load(window, self.total.shape) if scratch is not None else None
+        if found is not None:
+            return found
+        said = self._quantised(window, self.engine.logits(self.card.inputs.encode(pixels)[0]))
+        if scratch is not None:
+            scratch.save(window, said)
+        return said
 
     def _pixels(self, window: Window) -> NDArray[np.int16]:
         """The imagery that a window sees, nodata beyond the grid."""
@@ -178,7 +174,7 @@ class _Sweep:
         pixels = self.data[:, :, taken[0], taken[1]]
         return np.pad(pixels, pad, constant_values=NODATA) if any(sum(p) for p in pad) else pixels
 
-    def _settle(self, window: Window, said: NDArray[Any] | None) -> None:
+    def _settle(self, window: Window, said: NDArray[np.uint16] | None) -> None:
         """Blend what a window said with what was carried to its cell, decide the cell, carry the rest on."""
         y, x = self.lattice.y, self.lattice.x
         col = window[1] - (self.cols.start - 1)
@@ -189,8 +185,7 @@ class _Sweep:
         if said is None:
             self.total[:] = 0
         else:
-            q, wy, wx = self._quantised(window, said), y.weights(window[0]), x.weights(window[1])
-            self._by_rows(len(q), lambda part: weigh(q[part], wy[part], wx, self.total[part]))
+            weigh(said, y.weights(window[0]), x.weights(window[1]), self.total)
         own_right = self.total[: y.core, x.core :].copy()
         columns = slice(col * x.core, col * x.core + x.kept)
         self.next_below[:, columns] += self.total[y.core :]
@@ -200,20 +195,17 @@ class _Sweep:
         if window[0] in self.rows and window[1] in self.cols:
             self._decide(window)
 
-    def _quantised(self, window: Window, said: NDArray[Any]) -> NDArray[np.uint16]:
-        if said.dtype == np.uint16:
-            return said
+    def _quantised(self, window: Window, logits: NDArray[np.float32]) -> NDArray[np.uint16]:
         y, x = self.lattice.y, self.lattice.x
-        kept = np.ascontiguousarray(said[y.trim : y.trim + y.kept, x.trim : x.trim + x.kept])
-        wrong = self._by_rows(len(kept), lambda part: quantise(kept[part], self.ladder.order, self.said[part]))
-        if any(wrong):
+        kept = np.ascontiguousarray(logits[y.trim : y.trim + y.kept, x.trim : x.trim + x.kept])
+        said = np.empty(kept.shape, np.uint16)
+        wrong = quantise(kept, self.ladder.order, said)
+        if wrong:
             raise ModelError(
-                f"the model gives no finite logits at {sum(wrong)} pixels of window {window} with engine "
+                f"the model gives no finite logits at {wrong} pixels of window {window} with engine "
                 f"{self.engine.name}: its weights are damaged, or too large for this precision (try torch-fp32)"
             )
-        if self.scratch is not None and self.block.shares(window):
-            self.scratch.save(window, self.said)
-        return self.said
+        return said
 
     def _decide(self, window: Window) -> None:
         y, x = self.lattice.y, self.lattice.x
@@ -221,19 +213,16 @@ class _Sweep:
         total_cols, cols = _meeting(x, window[1], self.block.x)
         total, out = self.total[total_rows], self.out[rows]
         observed = np.ascontiguousarray(self.observed[rows, cols])
+        decide(total, total_cols.start, self.ladder.stop, observed, out, cols.start)
+        if "probabilities" in (self.out.dtype.names or ()):
+            keep_probabilities(total, total_cols.start, observed, out, cols.start)
 
-        def rows_of(part: slice) -> None:
-            decide(total[part], total_cols.start, self.ladder.stop, observed[part], out[part], cols.start)
-            if "probabilities" in (self.out.dtype.names or ()):
-                keep_probabilities(total[part], total_cols.start, observed[part], out[part], cols.start)
 
-        self._by_rows(len(out), rows_of)
-
-    def _by_rows(self, count: int, kernel: Callable[[slice], Any]) -> list[Any]:
-        """Run a kernel on so many rows, a thread for each share of them."""
-        edges = np.linspace(0, count, self.row_threads + 1).astype(int).tolist()
-        parts = [slice(a, b) for a, b in itertools.pairwise(edges)]
-        return list(self.row_pool.map(kernel, parts))
+def _awaited(
+    running: deque[tuple[Window, Future[NDArray[np.uint16] | None]]],
+) -> tuple[Window, NDArray[np.uint16] | None]:
+    window, future = running.popleft()
+    return window, future.result()
 
 
 def _meeting(axis: Axis, cell: int, part: slice) -> tuple[slice, slice]:
