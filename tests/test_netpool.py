@@ -41,7 +41,7 @@ def test_a_window_has_the_same_bits_whatever_the_threads_of_the_worker(
         monkeypatch.setattr(engines, "worker_threads", lambda threads=threads: threads)
         engines._loaded.cache_clear()
         engine = engines.load_engine(model, name)
-        found.append(np.stack(list(netpool.net_pool(engine.gpu).map(engine.logits, windows))))
+        found.append(np.stack(list(netpool.net_pool(engine.gpu).map(lambda x, e=engine: e.logits(x).copy(), windows))))
     engines._loaded.cache_clear()
     np.testing.assert_array_equal(found[1], found[0])
     np.testing.assert_array_equal(found[2], found[0])

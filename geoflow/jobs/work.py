@@ -244,9 +244,18 @@ class EvaluateWork(TileWork):
 def _matrix(true: NDArray[Any], mapped: NDArray[Any], where: NDArray[np.bool_]) -> list[list[int]]:
     """[true, mapped, pixels], sparse, where both are known."""
     use = where & (true != 0) & (mapped != 0)
-    pairs = np.stack([true[use], mapped[use]]).astype(np.int64)
-    found, counts = np.unique(pairs, axis=1, return_counts=True)
-    return [[int(a), int(b), int(n)] for (a, b), n in zip(found.T, counts, strict=True)]
+    (first, true_codes), (second, mapped_codes) = _numbered(true[use]), _numbered(mapped[use])
+    # Counted by place, not sorted: a tile has a hundred million pairs, and a few dozen codes.
+    counts = np.bincount(first * len(mapped_codes) + second, minlength=1).reshape(-1, max(1, len(mapped_codes)))
+    return [[int(true_codes[i]), int(mapped_codes[j]), int(counts[i, j])] for i, j in np.argwhere(counts)]
+
+
+def _numbered(codes: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The place of each code among those that occur, and these."""
+    occurring = np.flatnonzero(np.bincount(codes))
+    place = np.zeros(int(codes.max(initial=0)) + 1, np.intp)
+    place[occurring] = np.arange(len(occurring))
+    return place[codes], occurring
 
 
 def progress_reporter(every_s: float = 0.5) -> Callable[[dict[str, Any]], None]:

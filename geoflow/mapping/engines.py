@@ -43,7 +43,7 @@ class Engine(Protocol):
         """Logits (y, x, logit) of one encoded window (channel, y, x), to be called in `net_pool` alone.
 
         One window at a time, on one thread: kernels differ with the batch and with the threads, and with them the last
-        bits, and a class may turn on those.
+        bits, and a class may turn on those. What is returned is valid until the thread asks for the next window.
         """
 
 
@@ -247,9 +247,9 @@ class _OpenVino:
         self._requests = threading.local()
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        found = self._request(x.shape).infer([np.ascontiguousarray(x)[None]])
-        # The output's memory belongs to the request, which the next window overwrites.
-        return np.array(next(iter(found.values()))[0])
+        found = self._request(x.shape).infer([np.ascontiguousarray(x)[None]], share_inputs=True, share_outputs=True)
+        logits: NDArray[np.float32] = next(iter(found.values()))[0]
+        return logits
 
     def _request(self, shape: tuple[int, ...]) -> Any:
         """What this thread runs windows of one shape with."""
