@@ -1,11 +1,14 @@
 """Accuracy figures agree with scikit-learn's, and nodata never counts."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
+from geoflow.jobs.work import _matrix
 from geoflow.mapping.accuracy import accuracy, areas_ha, change_accuracy, confusion, ignored
 
 CODES = (111, 211, 311, 512)
@@ -78,3 +81,14 @@ def test_change_accuracy() -> None:
 def test_areas() -> None:
     codes = np.array([[0, 111, 111], [211, 111, 0]], np.uint16)
     assert areas_ha(codes, 100.0) == {111: 0.03, 211: 0.01}
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), dtype=st.sampled_from([np.uint8, np.uint16]), share=st.floats(0, 1))
+def test_pairs_of_a_tile_are_counted_as_one_by_one(seed: int, dtype: type, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    codes = np.unique(rng.integers(1, np.iinfo(dtype).max, rng.integers(1, 9)))
+    true, mapped = (rng.choice([0, *codes[rng.random(codes.size) < 0.7]], (7, 9)).astype(dtype) for _ in range(2))
+    where = rng.random((7, 9)) < share
+    pairs = [(int(a), int(b)) for a, b in zip(true[where], mapped[where], strict=True) if a and b]
+    assert _matrix(true, mapped, where) == [[a, b, n] for (a, b), n in sorted(Counter(pairs).items())]

@@ -14,8 +14,9 @@ from geoflow.errors import GridError, ModelError
 from geoflow.inputs import NODATA, InputSpec
 from geoflow.legends import legend
 from geoflow.mapping import engines
-from geoflow.mapping.decode import Ladder, decide, decision_type, keep_probabilities, quantise
+from geoflow.mapping.decode import Ladder, decide, keep_probabilities, quantise, undecided
 from geoflow.mapping.predict import MapOptions, predict, predict_region
+from geoflow.mapping.said import Said
 from geoflow.mapping.scratch import Scratch
 from geoflow.mapping.windows import FULL, UNIT, Axis, Lattice
 from geoflow.modelfile import LoadedModel, ModelCard, TrainedModel, load_model, save_model
@@ -169,15 +170,31 @@ def test_scratch_spares_windows_and_alters_nothing(
 
 def test_scratch_is_dropped_when_all_have_read_it(tmp_path: Path) -> None:
     scratch = Scratch(tmp_path)
-    said = np.arange(24, dtype=np.uint16).reshape(2, 3, 4)
+    said = bytes(range(24))
     scratch.save((0, 1), said)
-    np.testing.assert_array_equal(scratch.load((0, 1), (2, 3, 4)), said)
-    assert scratch.load((0, 1), (2, 3, 5)) is None
-    assert scratch.load((1, 1), (2, 3, 4)) is None
+    assert scratch.load((0, 1)) == said
+    assert scratch.load((1, 1)) is None
     scratch.finish("a", {(0, 1): ("a", "b")})
-    assert scratch.load((0, 1), (2, 3, 4)) is not None
+    assert scratch.load((0, 1)) == said
     scratch.finish("b", {(0, 1): ("a", "b")})
-    assert scratch.load((0, 1), (2, 3, 4)) is None
+    assert scratch.load((0, 1)) is None
+
+
+@settings(max_examples=30, deadline=None)
+@given(core=st.integers(1, 20), halo=st.integers(0, 16), probabilities=st.booleans(), seed=st.integers(0, 99))
+def test_what_a_window_said_comes_back_from_its_bytes(core: int, halo: int, probabilities: bool, seed: int) -> None:
+    codes, rng = CODES[:3], np.random.default_rng(seed)
+    lattice, ladder, edge = Lattice.over((100, 100), core, halo), Ladder.of(legend("corine"), codes), core + 2 * halo
+    logits, observed = rng.normal(size=(edge, edge, 3)).astype(np.float32), rng.random((edge, edge)) < 0.8
+    said = Said.empty(lattice, 3, probabilities)
+    assert said.listen(logits, observed, lattice, ladder) == 0
+    packed = said.pack()
+    again = Said.unpack(packed, lattice, 3, probabilities)
+    assert again is not None
+    for name in ("inner", "shares", "top", "bottom", "left", "right"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(said, name))
+    assert Said.unpack(packed[:-2], lattice, 3, probabilities) is None
+    assert Said.unpack(packed, lattice, 4, probabilities) is None or lattice.y.blend == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -279,20 +296,22 @@ def test_levels_nest_and_are_decided_from_the_top(seed: int) -> None:
     ladder = Ladder.of(corine, codes)
     p = rng.dirichlet(np.full(len(codes), 0.5), (5, 6)).astype(np.float32)
     observed = rng.random((5, 6)) < 0.9
-    q = np.empty(p.shape, np.uint16)
-    assert quantise(np.log(p + 1e-9), ladder.order, q) == 0
+    q, (out, shares) = np.empty((5, 6, len(codes)), np.uint32), undecided((5, 6), len(codes), probabilities=True)
+    work = np.empty((len(codes), 6), np.float32), np.empty(6 * len(codes), np.int32)
+    for y in range(5):
+        row = np.empty((len(codes), 6), np.uint32)
+        assert quantise(np.log(p[y] + 1e-9), ladder.order, *work, row) == 0
+        q[y] = row.T
+        decide(row * np.uint32(FULL * FULL), ladder.stop, observed[y], out[y])
+        keep_probabilities(row * np.uint32(FULL * FULL), observed[y], shares[y])
     assert np.abs(q[..., np.argsort(ladder.order)] / UNIT - p).max() <= 0.5 / UNIT + 1e-6
-    out = np.zeros((5, 6), decision_type(len(codes)))
-    total = q.astype(np.uint32) * np.uint32(FULL * FULL)
-    decide(total, 0, ladder.stop, observed, out, 0)
-    keep_probabilities(total, 0, observed, out, 0)
     planes = [ladder.table(level)[out["best"]] for level in range(3)]
     exact = {code: q[..., at].astype(int) for at, code in enumerate(ladder.codes[-1].tolist())}
     for y, x in np.ndindex(5, 6):
         if not observed[y, x]:
             assert [int(plane[y, x]) for plane in planes] == [0, 0, 0]
             assert (out["confidence"][y, x], out["margin"][y, x]) == (255, -128)
-            assert (out["probabilities"][y, x] == 255).all()
+            assert (shares[y, :, x] == 255).all()
             continue
         within = list(exact)
         for level, plane in zip((1, 2, 3), planes, strict=True):
@@ -308,7 +327,7 @@ def test_levels_nest_and_are_decided_from_the_top(seed: int) -> None:
         assert others[second] == max(others.values())
         assert abs(out["confidence"][y, x] - 100 * exact[chosen][y, x] / UNIT) <= 0.5
         assert abs(out["margin"][y, x] - 100 * (exact[chosen][y, x] - others[second]) / UNIT) <= 0.5
-        np.testing.assert_allclose(out["probabilities"][y, x], [250 * v[y, x] / UNIT for v in exact.values()], atol=0.5)
+        np.testing.assert_allclose(shares[y, :, x], [250 * v[y, x] / UNIT for v in exact.values()], atol=0.5)
 
 
 def test_what_is_no_probability_is_refused(cube: xr.DataArray, model: LoadedModel, tmp_path: Path) -> None:

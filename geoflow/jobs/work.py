@@ -246,7 +246,8 @@ def _matrix(true: NDArray[Any], mapped: NDArray[Any], where: NDArray[np.bool_]) 
     use = where & (true != 0) & (mapped != 0)
     (first, true_codes), (second, mapped_codes) = _numbered(true[use]), _numbered(mapped[use])
     # Counted by place, not sorted: a tile has a hundred million pairs, and a few dozen codes.
-    counts = np.bincount(first * len(mapped_codes) + second, minlength=1).reshape(-1, max(1, len(mapped_codes)))
+    shape = len(true_codes), len(mapped_codes)
+    counts = np.bincount(first * shape[1] + second, minlength=shape[0] * shape[1]).reshape(shape)
     return [[int(true_codes[i]), int(mapped_codes[j]), int(counts[i, j])] for i, j in np.argwhere(counts)]
 
 

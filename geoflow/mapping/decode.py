@@ -60,89 +60,6 @@ class Ladder:
         return np.append(self.codes[level], np.uint16(0))
 
 
-# Only with their own rules of arithmetic do these loops become vector instructions: no NaN expected, sums in any order.
-@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
-def _greatest(values: NDArray[np.float32]) -> np.float32:
-    top = values[0]
-    for c in range(1, values.size):
-        top = max(top, values[c])
-    return top
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
-def _sum(values: NDArray[np.float32]) -> np.float32:
-    total = np.float32(0)
-    for c in range(values.size):
-        total += values[c]
-    return total
-
-
-@numba.njit(cache=True, nogil=True)
-def quantise(logits: NDArray[np.float32], order: NDArray[np.int64], out: NDArray[np.uint16]) -> int:
-    """Probabilities (softmax of the logits) as parts of `UNIT`.
-
-    Parameters
-    ----------
-    logits : float32 array, dims (y, x, logit)
-    order : int64 array
-        See `Ladder`.
-    out : uint16 array, dims (y, x, class), written
-
-    Returns
-    -------
-    int
-        Pixels with a logit that is not finite; what is written there means nothing.
-
-    Notes
-    -----
-    The exponential is Cephes' ``exp2f`` (S. Moshier, netlib.org/cephes), relative error below 3e-7, because a loop over
-    it is one that the compiler turns into vector instructions: five times as fast as calling the library's.
-    """
-    classes, wrong = logits.shape[2], 0
-    part, ordered = np.empty(classes, np.float32), np.empty(classes, np.float32)
-    power = np.empty(classes, np.int32)
-    scale = power.view(np.float32)  # a float32 of these bits is 2 to the power that they hold
-    straight = (order == np.arange(classes)).all()
-    for y in range(logits.shape[0]):
-        for x in range(logits.shape[1]):
-            row, shares = logits[y, x], out[y, x]
-            top = _greatest(row)
-            for c in range(classes):
-                binary = (row[c] - top) * _LOG2E
-                binary = binary if binary > _LOWEST else _LOWEST
-                whole = (binary + _ROUNDING) - _ROUNDING
-                f = binary - whole
-                g = np.float32(1.535336188319500e-4) * f + np.float32(1.339887440266574e-3)
-                g = (g * f + np.float32(9.618437357674640e-3)) * f + np.float32(5.550332471162809e-2)
-                g = (g * f + np.float32(2.402264791363012e-1)) * f + np.float32(6.931472028550421e-1)
-                part[c] = g * f + np.float32(1)
-                power[c] = (np.int32(whole) + np.int32(127)) << np.int32(23)
-            for c in range(classes):
-                part[c] *= scale[c]
-            # A NaN is not greater than the lowest and so hides in the loop above; it cannot hide in the logits' sum.
-            if not np.isfinite(_sum(row)):
-                wrong += 1
-                continue
-            unit = np.float32(UNIT) / _sum(part)
-            if not straight:
-                for c in range(classes):
-                    ordered[c] = part[order[c]]
-                part, ordered = ordered, part
-            for c in range(classes):
-                shares[c] = np.uint16(np.int32(part[c] * unit + np.float32(0.5)))
-    return wrong
-
-
-@numba.njit(cache=True, nogil=True)
-def weigh(q: NDArray[np.uint16], wy: NDArray[np.uint32], wx: NDArray[np.uint32], out: NDArray[np.uint32]) -> None:
-    """What a window says times its weights: dims (y, x, class), (y,), (x,); ``out`` as ``q``."""
-    for y in range(q.shape[0]):
-        for x in range(q.shape[1]):
-            weight = wy[y] * wx[x]
-            for c in range(q.shape[2]):
-                out[y, x, c] = np.uint32(q[y, x, c]) * weight
-
-
 def decision_type(classes: int) -> np.dtype:
     """What is decided of a pixel, as `decide` writes it.
 
@@ -162,21 +79,102 @@ def decision_type(classes: int) -> np.dtype:
     return np.dtype([*fields, ("probabilities", "u1", (classes,))] if classes else fields)
 
 
+def undecided(shape: tuple[int, int], classes: int, probabilities: bool) -> tuple[NDArray[np.void], NDArray[np.uint8]]:
+    """What `decide` and `keep_probabilities` write into, with nothing observed.
+
+    Returns
+    -------
+    array of `decision_type` without probabilities, dims (y, x)
+    uint8 array, dims (y, class, x)
+        Of no class unless probabilities are wanted.
+    """
+    out = np.empty(shape, decision_type(0))
+    out["best"] = out["second"] = classes
+    out["confidence"], out["margin"] = CONFIDENCE_NODATA, MARGIN_NODATA
+    return out, np.full((shape[0], classes if probabilities else 0, shape[1]), PROBABILITY_NODATA, np.uint8)
+
+
+# What follows works on rows of pixels, each class a plane: loops along pixels become vector instructions, while loops
+# over the classes of one pixel are too short for them (measured: 2 to 6 times).
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"nnan", "nsz"})
+def _greatest(p: NDArray[np.float32], top: NDArray[np.float32]) -> None:
+    top[:] = p[0]
+    for c in range(1, p.shape[0]):
+        for x in range(top.size):
+            top[x] = max(top[x], p[c, x])
+
+
 @numba.njit(cache=True, nogil=True)
-def _highest(p: NDArray[np.uint32], but: int) -> tuple[int, np.uint32]:
-    """The first of the greatest values, except at ``but``; and the value. The number of values where there is none."""
-    held = np.uint32(0)
-    if but >= 0:
-        held, p[but] = p[but], np.uint32(0)
-    highest = np.uint32(0)
-    for c in range(p.size):
-        highest = max(highest, p[c])
-    at = 0
-    while at < p.size and (p[at] != highest or at == but):
-        at += 1
-    if but >= 0:
-        p[but] = held
-    return at, highest
+def _powers_of_two(values: NDArray[np.float32], power: NDArray[np.int32]) -> None:
+    """Two to the power of each value, none above 0; ``power`` is to work in.
+
+    Cephes' ``exp2f`` (S. Moshier, netlib.org/cephes), relative error below 3e-7: a loop that the compiler turns into
+    vector instructions, five times as fast as calling the library's.
+    """
+    scale = power.view(np.float32)  # a float32 of these bits is 2 to the power that they hold
+    for i in range(values.size):
+        binary = values[i] if values[i] > _LOWEST else _LOWEST
+        whole = (binary + _ROUNDING) - _ROUNDING
+        f = binary - whole
+        g = np.float32(1.535336188319500e-4) * f + np.float32(1.339887440266574e-3)
+        g = (g * f + np.float32(9.618437357674640e-3)) * f + np.float32(5.550332471162809e-2)
+        g = (g * f + np.float32(2.402264791363012e-1)) * f + np.float32(6.931472028550421e-1)
+        values[i] = g * f + np.float32(1)
+        power[i] = (np.int32(whole) + np.int32(127)) << np.int32(23)
+    for i in range(values.size):
+        values[i] *= scale[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def quantise(
+    logits: NDArray[np.float32],
+    order: NDArray[np.int64],
+    p: NDArray[np.float32],
+    power: NDArray[np.int32],
+    q: NDArray[np.uint32],
+) -> int:
+    """Probabilities (softmax of the logits) of a row of pixels, as parts of `UNIT`.
+
+    Parameters
+    ----------
+    logits : float32 array, dims (x, logit)
+    order : int64 array
+        See `Ladder`.
+    p : float32 array, dims (logit, x); power : int32 array, as many values
+        To work in.
+    q : uint32 array, dims (class, x), written
+
+    Returns
+    -------
+    int
+        Pixels with a logit that is not finite; what is written there means nothing.
+    """
+    pixels, classes = logits.shape
+    top, total = np.empty(pixels, np.float32), np.zeros(pixels, np.float32)
+    for x in range(pixels):
+        for c in range(classes):
+            p[c, x] = logits[x, c]
+    _greatest(p, top)
+    for c in range(classes):
+        for x in range(pixels):
+            total[x] += p[c, x]
+            p[c, x] = (p[c, x] - top[x]) * _LOG2E
+    # A NaN is not above the lowest power and so hides in what follows; it cannot hide in the logits' sum.
+    wrong = pixels - np.isfinite(total).sum()
+    _powers_of_two(p.reshape(-1), power)
+    total[:] = 0
+    for c in range(classes):
+        for x in range(pixels):
+            total[x] += p[c, x]
+    for x in range(pixels):
+        total[x] = np.float32(UNIT) / max(total[x], np.float32(1))  # no less than the greatest, which is 1
+    for c in range(classes):
+        from_logit = order[c]
+        for x in range(pixels):
+            q[c, x] = np.uint32(np.int32(p[from_logit, x] * total[x] + np.float32(0.5)))
+    return int(wrong)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -199,65 +197,62 @@ def _descend(p: NDArray[np.uint32], stop: NDArray[np.int64]) -> int:
 
 
 @numba.njit(cache=True, nogil=True)
-def decide(
-    total: NDArray[np.uint32],
-    total_left: int,
-    stop: NDArray[np.int64],
-    observed: NDArray[np.bool_],
-    out: NDArray[np.void],
-    out_left: int,
+def _highest_but(
+    p: NDArray[np.uint32], but: NDArray[np.int32], at: NDArray[np.int32], highest: NDArray[np.uint32]
 ) -> None:
-    """Decide the class of every pixel, from the top down.
-
-    Parameters
-    ----------
-    total : uint32 array, dims (y, x, class)
-        What all windows say, weighted: a probability of one is ``UNIT * FULL * FULL``.
-    total_left, out_left : int
-        The columns of ``total`` and ``out`` that belong to the first of ``observed``.
-    stop : int64 array, dims (level, class)
-        See `Ladder`.
-    observed : bool array, dims (y, x)
-        False where there was no imagery: nodata in, nodata out.
-    out : array of `decision_type`, dims (y, x), written
-    """
-    classes = stop.shape[1]
-    for y in range(observed.shape[0]):
-        for x in range(observed.shape[1]):
-            decided = out[y, x + out_left]
-            if not observed[y, x]:
-                decided.best = decided.second = classes
-                decided.confidence, decided.margin = CONFIDENCE_NODATA, MARGIN_NODATA
-                continue
-            p = total[y, x + total_left]
-            first, highest = _highest(p, -1)
-            if 2 * np.int64(highest) <= _WHOLE:
-                # No class holds more than half: its group need not be the best one.
-                first = _descend(p, stop)
-            other, highest = _highest(p, first)
-            sure = np.int64(p[first])
-            decided.best, decided.second = first, other
-            decided.confidence = min((sure * 100 + _WHOLE // 2) // _WHOLE, 100)
-            less = (sure - np.int64(highest)) * 100
-            decided.margin = max(-100, min(100, (less + _WHOLE // 2) // _WHOLE))
+    """The first of the greatest values of each pixel, of all but one class; the number of classes if there is none."""
+    none = np.int32(p.shape[0])
+    at[:] = none
+    highest[:] = 0
+    for c in range(p.shape[0]):
+        for x in range(at.size):
+            higher = (but[x] != c) & ((p[c, x] > highest[x]) | (at[x] == none))
+            at[x] = np.int32(c) if higher else at[x]
+            highest[x] = p[c, x] if higher else highest[x]
 
 
 @numba.njit(cache=True, nogil=True)
-def keep_probabilities(
-    total: NDArray[np.uint32],
-    total_left: int,
-    observed: NDArray[np.bool_],
-    out: NDArray[np.void],
-    out_left: int,
-) -> None:
-    """Write the probabilities of all classes; parameters as of `decide`, ``out`` with probabilities."""
-    classes = total.shape[2]
-    for y in range(observed.shape[0]):
-        for x in range(observed.shape[1]):
-            held = out[y, x + out_left].probabilities
+def decide(p: NDArray[np.uint32], stop: NDArray[np.int64], observed: NDArray[np.bool_], out: NDArray[np.void]) -> None:
+    """Decide the classes of a row of pixels, each from the top down.
+
+    Parameters
+    ----------
+    p : uint32 array, dims (class, x)
+        What all windows say, weighted: a probability of one is ``UNIT * FULL * FULL``.
+    stop : int64 array, dims (level, class)
+        See `Ladder`.
+    observed : bool array, dims (x,)
+        False where there was no imagery: nodata in, nodata out.
+    out : array of `decision_type` without probabilities, dims (x,), written
+    """
+    classes, pixels = p.shape
+    first, second = np.empty(pixels, np.int32), np.empty(pixels, np.int32)
+    highest, own = np.empty(pixels, np.uint32), np.empty(classes, np.uint32)
+    second[:] = -1
+    _highest_but(p, second, first, highest)
+    for x in range(pixels):
+        if observed[x] and 2 * np.int64(highest[x]) <= _WHOLE:
+            # No class holds more than half: its group need not be the best one.
             for c in range(classes):
-                if observed[y, x]:
-                    parts = (np.int64(total[y, x + total_left, c]) * PROBABILITY_UNIT + _WHOLE // 2) // _WHOLE
-                    held[c] = min(parts, PROBABILITY_UNIT)
-                else:
-                    held[c] = PROBABILITY_NODATA
+                own[c] = p[c, x]
+            first[x] = _descend(own, stop)
+    _highest_but(p, first, second, highest)
+    for x in range(pixels):
+        if not observed[x]:
+            out[x].best = out[x].second = classes
+            out[x].confidence, out[x].margin = CONFIDENCE_NODATA, MARGIN_NODATA
+            continue
+        sure = np.int64(p[first[x], x])
+        less = (sure - np.int64(highest[x])) * 100
+        out[x].best, out[x].second = first[x], second[x]
+        out[x].confidence = min((sure * 100 + _WHOLE // 2) // _WHOLE, 100)
+        out[x].margin = max(-100, min(100, (less + _WHOLE // 2) // _WHOLE))
+
+
+@numba.njit(cache=True, nogil=True)
+def keep_probabilities(p: NDArray[np.uint32], observed: NDArray[np.bool_], out: NDArray[np.uint8]) -> None:
+    """Probabilities of a row in parts of `PROBABILITY_UNIT`; as `decide`, but ``out`` has dims (class, x)."""
+    for c in range(out.shape[0]):
+        for x in range(observed.size):
+            parts = (np.int64(p[c, x]) * PROBABILITY_UNIT + _WHOLE // 2) // _WHOLE
+            out[c, x] = np.uint8(min(parts, np.int64(PROBABILITY_UNIT)) if observed[x] else PROBABILITY_NODATA)

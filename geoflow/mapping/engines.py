@@ -87,7 +87,7 @@ def candidates(wanted: str) -> list[str]:
         if wanted == "torch-fp16" and compute.device != "cuda":
             raise ModelError("engine torch-fp16 needs a GPU; a processor computes in bf16 or fp32")
         return [wanted]
-    # Measured: OpenVINO is twice as fast as torch with AMX, and slower than it without (docs/benchmarks.md).
+    # Measured: OpenVINO is twice as fast as torch with AMX, and slower than it without (benchmarks/maps.py).
     first = ["openvino-bf16"] if wanted == "auto" and compute.device == "cpu" and installed and _has_amx() else []
     return list(dict.fromkeys([*first, native, REFERENCE]))
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -29,24 +28,19 @@ class Scratch:
 
     folder: Path
 
-    def load(self, window: tuple[int, int], shape: tuple[int, ...]) -> NDArray[np.uint16] | None:
-        """What a window said, uint16 of this shape; None where it is not known."""
+    def load(self, window: tuple[int, int]) -> bytes | None:
+        """What a window said, as it was saved; None where it is not known."""
         try:
-            packed = self._file(window).read_bytes()
-        except OSError:
+            return bytes(_codec().decode(self._file(window).read_bytes()))
+        except (OSError, RuntimeError, ValueError):
             return None
-        try:
-            flat = np.frombuffer(_codec().decode(packed), np.uint16)
-        except (RuntimeError, ValueError):
-            return None
-        return flat.reshape(shape) if flat.size == int(np.prod(shape)) else None
 
-    def save(self, window: tuple[int, int], said: NDArray[np.uint16]) -> None:
-        """Keep what a window said, uint16 of any shape; complete under its name or not there at all."""
+    def save(self, window: tuple[int, int], said: bytes) -> None:
+        """Keep what a window said, an even number of bytes; complete under its name or not there at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.folder, prefix=".window-")
         with os.fdopen(handle, "wb") as file:
-            file.write(_codec().encode(np.ascontiguousarray(said)))
+            file.write(_codec().encode(np.frombuffer(said, np.uint16)))
         os.replace(name, self._file(window))
 
     def finish(self, tile: str, windows: dict[tuple[int, int], tuple[str, ...]]) -> None:

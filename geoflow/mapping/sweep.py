@@ -1,7 +1,7 @@
 """The work of one block of a map: its windows in row order, each encoded, run, blended and decided.
 
-Windows are encoded, run and made into probabilities several at once, each on a thread of its own
-(`geoflow.mapping.netpool`), and blended and decided one after the other, in row order.
+Windows are encoded, run and decided as far as they can be alone (`geoflow.mapping.said`) several at once, each on a
+thread of its own (`geoflow.mapping.netpool`). Where neighbours overlap, what they say is added up in row order.
 
 What a window says of its neighbours' cells is carried on in two strips, along its right side and along the whole row.
 So memory grows with the width of the block and the number of classes, never with its area.
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from geoflow.errors import ModelError
 from geoflow.inputs import NODATA
-from geoflow.mapping.decode import Ladder, decide, decision_type, keep_probabilities, quantise, weigh
+from geoflow.mapping.decode import Ladder, decision_type, undecided
 from geoflow.mapping.engines import candidates, load_engine
 from geoflow.mapping.netpool import net_pool, worker_threads
+from geoflow.mapping.said import Said, blend, decide_all
 from geoflow.mapping.scratch import Scratch
-from geoflow.mapping.windows import Axis, Lattice
+from geoflow.mapping.windows import Lattice
 
 if TYPE_CHECKING:
     from geoflow.mapping.predict import MapOptions
@@ -109,17 +110,19 @@ class _Sweep:
         y, x, classes = self.lattice.y, self.lattice.x, len(self.card.codes)
         self.rows, self.cols = y.cells(block.y), x.cells(block.x)
         self.windows = y.windows(block.y), x.windows(block.x)
-        self.out = np.zeros((block.height, block.width), decision_type(classes if options.probabilities else 0))
+        self.probabilities = options.probabilities
+        self.out, self.shares = undecided((block.height, block.width), classes, self.probabilities)
         inner = (
             slice(block.y.start - self.seen_y.start, block.y.stop - self.seen_y.start),
             slice(block.x.start - self.seen_x.start, block.x.stop - self.seen_x.start),
         )
         self.observed = (data[..., inner[0], inner[1]] != NODATA).any(axis=(0, 1))
-        # What one window says, weighted, and what windows say beyond their own cell.
-        self.total = np.empty((y.kept, x.kept, classes), np.uint32)
-        self.right = np.zeros((y.core, 2 * x.blend, classes), np.uint32)
+        # Windows that were settled, to be filled again: new memory costs as much as a fifth of what fills it.
+        self.spare: deque[Said] = deque()
+        # What windows say beyond their own cell.
+        self.right = np.zeros((y.core, classes, 2 * x.blend), np.uint32)
         width = (len(self.cols) + 1) * x.core + 2 * x.blend
-        self.below = np.zeros((2 * y.blend, width, classes), np.uint32)
+        self.below = np.zeros((2 * y.blend, classes, width), np.uint32)
         self.next_below = np.zeros_like(self.below)
 
     def run(self) -> NDArray[np.void]:
@@ -131,36 +134,57 @@ class _Sweep:
             for col in range(self.cols.start - 1, self.cols.stop)
         ]
         pool, ahead = net_pool(self.engine.gpu), worker_threads() + 1
-        running: deque[tuple[Window, Future[NDArray[np.uint16] | None]]] = deque()
+        running: deque[tuple[Window, Future[Said | None]]] = deque()
         try:
             for window in order:
                 running.append((window, pool.submit(self._said, window)))
                 if len(running) > ahead:
-                    self._settle(*_awaited(running))
+                    self._settle_first(running)
             while running:
-                self._settle(*_awaited(running))
+                self._settle_first(running)
         finally:
             for _, future in running:
                 future.cancel()
-        return self.out
+        return self._with_shares() if self.probabilities else self.out
 
-    def _said(self, window: Window) -> NDArray[np.uint16] | None:
-        """What a window says: parts of `UNIT` (y, x, class) of the pixels that count, or None where it says nothing.
+    def _with_shares(self) -> NDArray[np.void]:
+        out = np.empty(self.out.shape, decision_type(len(self.card.codes)))
+        for name in self.out.dtype.names or ():
+            out[name] = self.out[name]
+        out["probabilities"] = self.shares.transpose(0, 2, 1)
+        return out
 
-        A window is left out where it sees no imagery at all: none of its pixels is mapped then.
-        """
+    def _said(self, window: Window) -> Said | None:
+        """What a window says; None where it sees no imagery at all: none of its pixels is mapped then."""
         if window[0] not in self.windows[0] or window[1] not in self.windows[1]:
             return None
         pixels = self._pixels(window)
         if not (pixels != NODATA).any():
             return None
         scratch = self.scratch if self.block.shares(window) else None
-        found = scratch.load(window, self.total.shape) if scratch is not None else None
-        if found is not None:
-            return found
-        said = self._quantised(window, self.engine.logits(self.card.inputs.encode(pixels)[0]))
+        packed = scratch.load(window) if scratch is not None else None
+        if packed is not None:
+            said = Said.unpack(packed, self.lattice, len(self.card.codes), self.probabilities)
+            if said is not None:
+                return said
+        said = self._asked(window, pixels)
         if scratch is not None:
-            scratch.save(window, said)
+            scratch.save(window, said.pack())
+        return said
+
+    def _asked(self, window: Window, pixels: NDArray[np.int16]) -> Said:
+        x, observed = self.card.inputs.encode(pixels)
+        logits = self.engine.logits(x)
+        try:
+            said = self.spare.pop()
+        except IndexError:
+            said = Said.empty(self.lattice, len(self.card.codes), self.probabilities)
+        wrong = said.listen(logits, observed, self.lattice, self.ladder)
+        if wrong:
+            raise ModelError(
+                f"the model gives no finite logits at {wrong} pixels of window {window} with engine "
+                f"{self.engine.name}: its weights are damaged, or too large for this precision (try torch-fp32)"
+            )
         return said
 
     def _pixels(self, window: Window) -> NDArray[np.int16]:
@@ -174,59 +198,57 @@ class _Sweep:
         pixels = self.data[:, :, taken[0], taken[1]]
         return np.pad(pixels, pad, constant_values=NODATA) if any(sum(p) for p in pad) else pixels
 
-    def _settle(self, window: Window, said: NDArray[np.uint16] | None) -> None:
+    def _settle_first(self, running: deque[tuple[Window, Future[Said | None]]]) -> None:
+        window, future = running.popleft()
+        said = future.result()
+        self._settle(window, said)
+        if said is not None:
+            self.spare.append(said)
+
+    def _settle(self, window: Window, said: Said | None) -> None:
         """Blend what a window said with what was carried to its cell, decide the cell, carry the rest on."""
         y, x = self.lattice.y, self.lattice.x
+        high, wide = 2 * y.blend, 2 * x.blend
         col = window[1] - (self.cols.start - 1)
         if col == 0:
             self.below, self.next_below = self.next_below, self.below
             self.next_below[:] = 0
             self.right[:] = 0
-        if said is None:
-            self.total[:] = 0
-        else:
-            weigh(said, y.weights(window[0]), x.weights(window[1]), self.total)
-        own_right = self.total[: y.core, x.core :].copy()
-        columns = slice(col * x.core, col * x.core + x.kept)
-        self.next_below[:, columns] += self.total[y.core :]
-        self.total[: 2 * y.blend, : x.core] += self.below[:, columns.start : columns.start + x.core]
-        self.total[: y.core, : 2 * x.blend] += self.right
-        self.right = own_right
+        # The two parts of the cell that others speak of too: its first rows, and the first columns of those below.
+        first_rows = np.ascontiguousarray(self.below[:, :, col * x.core : (col + 1) * x.core])
+        first_rows[:, :, :wide] += self.right[:high]
+        first_cols = self.right[high:]
+        self.right = np.zeros_like(self.right)
+        if said is not None:
+            wy, wx = y.weights(window[0]), x.weights(window[1])
+            blend(said.top[:, :, : x.core], wy[:high], wx[: x.core], first_rows)
+            blend(said.left, wy[high : y.core], wx[:wide], first_cols)
+            blend(said.top[:, :, x.core :], wy[:high], wx[x.core :], self.right[:high])
+            blend(said.right, wy[high : y.core], wx[x.core :], self.right[high:])
+            blend(said.bottom, wy[y.core :], wx, self.next_below[:, :, col * x.core : col * x.core + x.kept])
         if window[0] in self.rows and window[1] in self.cols:
-            self._decide(window)
+            self._decide(window, (slice(0, high), slice(0, x.core)), first_rows)
+            self._decide(window, (slice(high, y.core), slice(0, wide)), first_cols)
+            if said is not None:
+                taken, into = self._meeting(window, (slice(high, y.core), slice(wide, x.core)))
+                self.out[into] = said.inner[taken]
+                self.shares[into[0], :, into[1]] = said.shares[taken[0], :, taken[1]]
 
-    def _quantised(self, window: Window, logits: NDArray[np.float32]) -> NDArray[np.uint16]:
-        y, x = self.lattice.y, self.lattice.x
-        kept = np.ascontiguousarray(logits[y.trim : y.trim + y.kept, x.trim : x.trim + x.kept])
-        said = np.empty(kept.shape, np.uint16)
-        wrong = quantise(kept, self.ladder.order, said)
-        if wrong:
-            raise ModelError(
-                f"the model gives no finite logits at {wrong} pixels of window {window} with engine "
-                f"{self.engine.name}: its weights are damaged, or too large for this precision (try torch-fp32)"
-            )
-        return said
+    def _decide(self, window: Window, part: tuple[slice, slice], total: NDArray[np.uint32]) -> None:
+        """Decide a part of a cell, as far as it lies within the block."""
+        taken, into = self._meeting(window, part)
+        observed = np.ascontiguousarray(self.observed[into])
+        shares = self.shares[into[0], :, into[1]]
+        decide_all(total[taken[0], :, taken[1]], self.ladder.stop, observed, self.out[into], shares)
 
-    def _decide(self, window: Window) -> None:
-        y, x = self.lattice.y, self.lattice.x
-        total_rows, rows = _meeting(y, window[0], self.block.y)
-        total_cols, cols = _meeting(x, window[1], self.block.x)
-        total, out = self.total[total_rows], self.out[rows]
-        observed = np.ascontiguousarray(self.observed[rows, cols])
-        decide(total, total_cols.start, self.ladder.stop, observed, out, cols.start)
-        if "probabilities" in (self.out.dtype.names or ()):
-            keep_probabilities(total, total_cols.start, observed, out, cols.start)
-
-
-def _awaited(
-    running: deque[tuple[Window, Future[NDArray[np.uint16] | None]]],
-) -> tuple[Window, NDArray[np.uint16] | None]:
-    window, future = running.popleft()
-    return window, future.result()
-
-
-def _meeting(axis: Axis, cell: int, part: slice) -> tuple[slice, slice]:
-    """Where a cell meets a part of the grid: counted from the cell, and from the part."""
-    start = cell * axis.core - axis.blend
-    low, high = max(start, part.start), min(start + axis.core, part.stop)
-    return slice(low - start, high - start), slice(low - part.start, high - part.start)
+    def _meeting(self, window: Window, part: tuple[slice, slice]) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+        """Where a part of a window's cell meets the block: counted from the part, and from the block."""
+        taken, into = [], []
+        axes = zip(window, (self.lattice.y, self.lattice.x), part, (self.block.y, self.block.x), strict=True)
+        for cell, axis, stretch, block in axes:
+            start = cell * axis.core - axis.blend + stretch.start
+            low = max(start, block.start)
+            high = max(low, min(start + stretch.stop - stretch.start, block.stop))
+            taken.append(slice(low - start, high - start))
+            into.append(slice(low - block.start, high - block.start))
+        return (taken[0], taken[1]), (into[0], into[1])
