@@ -45,7 +45,7 @@ LEFT, TOP, EPSG = 500_000, 5_200_020, 32633
 
 def main() -> None:
     """Run all variants, print a table, write JSON."""
-    arguments = command_line(__doc__, SIZES)
+    arguments = command_line(__doc__, SIZES, choice=True)
     side, scenes, repeats = SIZES[arguments.size]
     with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="threads", num_workers=THREADS):
         items = make_scenes(Path(folder), side, scenes)

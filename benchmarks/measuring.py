@@ -32,12 +32,13 @@ class Row:
     peak_mb: float
 
 
-def command_line(doc: str | None, sizes: Iterable[str]) -> argparse.Namespace:
-    """``size``, ``only`` and ``json`` from the command line."""
+def command_line(doc: str | None, sizes: Iterable[str], choice: bool = False) -> argparse.Namespace:
+    """``size``, ``json`` and, where there is a ``choice`` of variants, ``only`` from the command line."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(sizes), default="small")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--only", metavar="NAME,NAME", help="measure these variants alone, where a benchmark has many")
+    if choice:
+        parser.add_argument("--only", metavar="NAME,NAME", help="measure these variants alone")
     return parser.parse_args()
 
 

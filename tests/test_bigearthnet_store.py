@@ -187,6 +187,20 @@ def test_values_that_the_files_tag_as_nodata_have_no_weight(tmp_path):
             np.testing.assert_array_equal(cube[i], resampled(folder, band))
 
 
+def test_a_tagged_value_other_than_0_never_becomes_a_pixel(tmp_path):
+    folder = make_patch(tmp_path, name(1))
+    for band, value in (("B02", 65535), ("B05", 9999)):
+        with rasterio.open(folder / f"{folder.name}_{band}.tif", "r+") as dst:
+            dst.nodata = value
+        read_patch(folder, (band,))  # a tag alone says nothing
+        with rasterio.open(folder / f"{folder.name}_{band}.tif", "r+") as dst:
+            values = dst.read(1)
+            values[3:9, 4] = value
+            dst.write(values, 1)
+        with pytest.raises(LabelError, match=rf"{band}.tif: 6 pixels hold {value}"):
+            read_patch(folder, (band,))
+
+
 # --- the store ------------------------------------------------------------------------------------------------------
 
 
@@ -610,9 +624,9 @@ def test_what_is_not_complete_is_neither_counted_nor_opened(tmp_path):
             use(tmp_path / "b.zarr")
 
 
-FEW, MANY = 16, 320
-MOST_MB = 40
-"""What 304 more patches may cost; their pixels alone are 105 MB."""
+FEW, MANY = 160, 480
+MOST_MB = 50
+"""What 320 more patches may cost; their pixels alone are 110 MB. Caches are full after the first hundred."""
 
 MEASURE = """
 import re, sys

@@ -8,6 +8,8 @@ import dask
 import numpy as np
 import pytest
 import rioxarray  # noqa: F401 - registers the accessor
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from imagery_scenes import AREA, Scene, grid, truth, write_catalog
 from odc.geo.geom import box
 
@@ -17,6 +19,7 @@ from geoflow.imagery import (
     CompositeOptions,
     Period,
     clear_mask,
+    clearmask,
     composite_tile,
     load_catalog,
     load_cube,
@@ -68,6 +71,17 @@ def test_margins_and_specks_are_those_of_scipy(seed: int) -> None:
     core = inner if dilate == 0 else (slice(None), slice(16, -16), slice(16, -16))
     np.testing.assert_array_equal(found[core], wanted[core])
     assert 0 < found.mean() < 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), rows=st.integers(1, 9), dilate=st.integers(0, 6), speck=st.integers(0, 5))
+def test_strips_of_rows_do_not_alter_a_mask(seed: int, rows: int, dilate: int, speck: int) -> None:
+    scl = np.random.default_rng(seed).choice([0, 3, 4, 5, 9], (2, 23, 17), p=[0.02, 0.05, 0.7, 0.13, 0.1])
+    scl = scl.astype(np.uint8)
+    whole = clear_mask(scl, dilate_px=dilate, speck_px=speck)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clearmask, "_STRIP_ROWS", rows)
+        np.testing.assert_array_equal(clear_mask(scl, dilate_px=dilate, speck_px=speck), whole)
 
 
 def test_specks_mask_themselves_but_do_not_grow() -> None:

@@ -35,6 +35,16 @@ def _between(nodes: Any, row: int, col: int, down: float) -> tuple[float, float]
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
+def _place(u: Any, v: Any, row: int, col: int, step: int) -> tuple[float, float]:
+    """Column and row in the source of the pixel that is so many rows and columns from the first node."""
+    node_row, down = row // step, (row % step + 0.5) / step
+    node_col, along = col // step, (col % step + 0.5) / step
+    u_left, u_right = _between(u, node_row, node_col, down)
+    v_left, v_right = _between(v, node_row, node_col, down)
+    return u_left + (u_right - u_left) * along, v_left + (v_right - v_left) * along
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
 def _lies_inside(pixels: Any, top: int, left: int, u: tuple[float, float], v: tuple[float, float]) -> bool:
     """Whether the four pixels around every place of a cell are among those of the window; False if not finite."""
     rows, cols = pixels.shape
@@ -103,6 +113,13 @@ def _mixed(pixels: Any, row: int, col: int, right: float, below: float) -> float
 
 
 @numba.njit(cache=True, nogil=True)
+def _blend(a: Any, b: Any, c: Any, d: Any, right: float, below: float) -> int:
+    """Bilinear value between four pixels that all have data: the only place that adds them up, for the sake of bits."""
+    upper, lower = a * (1.0 - right) + b * right, c * (1.0 - right) + d * right
+    return np.int32(upper * (1.0 - below) + lower * below + 0.5)  # type: ignore[return-value]
+
+
+@numba.njit(cache=True, nogil=True)
 def _bilinear_at(pixels: Any, top: int, left: int, at_u: float, at_v: float) -> int:
     """Bilinear value at any place of the source, 0 where the pixel under it has no data."""
     if not _has_data(pixels, _floor(at_v) - top, _floor(at_u) - left):
@@ -113,9 +130,8 @@ def _bilinear_at(pixels: Any, top: int, left: int, at_u: float, at_v: float) -> 
     if 0 <= row < pixels.shape[0] - 1 and 0 <= col < pixels.shape[1] - 1:
         a, b, c, d = pixels[row, col], pixels[row, col + 1], pixels[row + 1, col], pixels[row + 1, col + 1]
         if a != 0 and b != 0 and c != 0 and d != 0:
-            # The sum that whole cells make, to the last bit: where a window ends must not alter a pixel near its end.
-            upper, lower = a * (1.0 - right) + b * right, c * (1.0 - right) + d * right
-            return int(upper * (1.0 - below) + lower * below + 0.5)
+            # Not `_mixed`, which may round a half the other way: a gap elsewhere in the cell must not alter this pixel.
+            return _blend(a, b, c, d, right, below)
     return int(_mixed(pixels, row, col, right, below) + 0.5)
 
 
@@ -154,9 +170,7 @@ def bilinear(pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: 
                 whole = not empty
             if whole:
                 for k in range(size):
-                    upper = a[k] * (1.0 - right[k]) + b[k] * right[k]
-                    lower = c[k] * (1.0 - right[k]) + d[k] * right[k]
-                    out[y, x + k] = np.int32(upper * (1.0 - below[k]) + lower * below[k] + 0.5)
+                    out[y, x + k] = _blend(a[k], b[k], c[k], d[k], right[k], below[k])
             elif math.isfinite(u_left + u_right + v_left + v_right):
                 for k in range(size):
                     along = (first + k) / step
@@ -183,13 +197,8 @@ def cubic(pixels: Any, top: int, left: int, u: Any, v: Any, row0: int, col0: int
     rows, cols = pixels.shape
     largest = 255 if pixels.itemsize == 1 else 65535
     for y in range(height):
-        node_row, down = (row0 + y) // step, ((row0 + y) % step + 0.5) / step
         for x in range(width):
-            node_col = (col0 + x) // step
-            along = ((col0 + x) % step + 0.5) / step
-            u_left, u_right = _between(u, node_row, node_col, down)
-            v_left, v_right = _between(v, node_row, node_col, down)
-            at_u, at_v = u_left + (u_right - u_left) * along, v_left + (v_right - v_left) * along
+            at_u, at_v = _place(u, v, row0 + y, col0 + x, step)
             if not (math.isfinite(at_u) and math.isfinite(at_v)):
                 continue
             if not _has_data(pixels, _floor(at_v) - top, _floor(at_u) - left):
@@ -220,13 +229,8 @@ def averaged(
     rows, cols = pixels.shape
     reach = 1.0 / scale
     for y in range(height):
-        node_row, down = (row0 + y) // step, ((row0 + y) % step + 0.5) / step
         for x in range(width):
-            node_col = (col0 + x) // step
-            along = ((col0 + x) % step + 0.5) / step
-            u_left, u_right = _between(u, node_row, node_col, down)
-            v_left, v_right = _between(v, node_row, node_col, down)
-            at_u, at_v = u_left + (u_right - u_left) * along, v_left + (v_right - v_left) * along
+            at_u, at_v = _place(u, v, row0 + y, col0 + x, step)
             if not (math.isfinite(at_u) and math.isfinite(at_v)):
                 continue
             if not _has_data(pixels, _floor(at_v) - top, _floor(at_u) - left):

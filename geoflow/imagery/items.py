@@ -216,6 +216,7 @@ class FootprintIndex:
     def __init__(self, items: Sequence[Item]) -> None:
         self._items = tuple(items)
         self._tree = STRtree([footprint(item).geom for item in self._items])
+        self._known: dict[GeoBox, tuple[Item, ...]] = {}
 
     def on(self, geobox: GeoBox) -> tuple[Item, ...]:
         """The scenes that may hold pixels of a GeoBox, in their order.
@@ -223,8 +224,11 @@ class FootprintIndex:
         Footprints in catalogs are simplified, so the test is generous by about a kilometre; a scene that only comes
         near costs one file header per band and contributes nodata.
         """
-        extent = extent_of(geobox).buffer(_GEOBOX_MARGIN_DEG)
-        return tuple(self._items[i] for i in sorted(self._tree.query(extent.geom, predicate="intersects")))
+        if geobox not in self._known:
+            extent = extent_of(geobox).buffer(_GEOBOX_MARGIN_DEG)
+            found = sorted(self._tree.query(extent.geom, predicate="intersects"))
+            self._known[geobox] = tuple(self._items[i] for i in found)
+        return self._known[geobox]
 
 
 def items_on(items: Sequence[Item], geobox: GeoBox) -> tuple[Item, ...]:

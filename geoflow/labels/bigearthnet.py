@@ -46,7 +46,8 @@ def read_patch(folder: str | Path, bands: Sequence[str]) -> NDArray[np.int16]:
     Raises
     ------
     LabelError
-        If a band is unknown, or its file is missing, damaged or of another size than BigEarthNet's.
+        If a band is unknown, or its file is missing, damaged, of another size than BigEarthNet's, or holds a nodata
+        value other than 0.
     """
     return read_pixels(str(folder), Path(folder).name, bands)[0]
 
@@ -63,6 +64,12 @@ def read_pixels(folder: str, name: str, bands: Sequence[str]) -> tuple[NDArray[n
         path = f"{folder}/{name}_{band}.tif"
         raster = read_raster(path, side)
         place = place or raster.place
+        if raster.nodata and (raster.values == raster.nodata).any():
+            count = int((raster.values == raster.nodata).sum())
+            raise LabelError(
+                f"{path}: {count} pixels hold {raster.nodata}, tagged as nodata; in BigEarthNet that is 0. Write "
+                "the patch again with 0 there, or leave it out"
+            )
         if side == PATCH_PX:
             values[i] = raster.values
         elif raster.nodata is not None and (raster.values == raster.nodata).any():
