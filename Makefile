@@ -32,7 +32,7 @@ quickstart: install  ## make the sample country, map it, and say how good the ma
 	$(BIN)/geoflow run jobs/quickstart.yaml
 
 test: install-dev  ## all tests but the slow ones
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: install-dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -22,11 +23,27 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two nets at once on all cores each ta
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares the finished run stays on one process of pytest-xdist, and so does every file."""
-    for item in items:
-        shared = "finished" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("finished" if shared else item.path.name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file at a time for each process of pytest-xdist; the files that share the finished run all for one of them.
+
+    Its own ``--dist loadgroup`` would do, but xdist 3.8 sets names that pytest 9.2 no longer reads: it falls back to
+    test by test without a word, and each process made the run, and every fixture of every module, for itself.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    sharing = {
+        path.name
+        for path in Path(__file__).parent.glob("test_*.py")
+        if re.search(r"def \w+\([^)]*\bfinished\b", path.read_text("utf-8"))
+    }
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return "finished" if file.rsplit("/", 1)[-1] in sharing else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
