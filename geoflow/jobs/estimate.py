@@ -46,17 +46,55 @@ def bytes_to_read(flow: Flow) -> int:
 
 
 _COMPOSITE_BASE = 380 * 2**20  # Python with what reads and composes scenes loaded
-_PREDICT_BASE = 700 * 2**20  # with torch
+_LEARN_BASE = 700 * 2**20  # with torch
+_PREDICT_BASE = 2000 * 2**20  # and with OpenVINO and a U-Net with ResNet50
 
 
 def peak_worker_bytes(flow: Flow) -> int:
-    """Memory of a worker at its busiest: while it composes a tile, or holds the imagery of one for the net."""
+    """Memory of a worker of one thread that composes or maps: training is one task, and needs what its options ask."""
     if flow.job.imagery is None:
-        return _PREDICT_BASE
+        return _LEARN_BASE
     tile_px = max(t.shape[0] * t.shape[1] for t in flow.tiles)
-    bands = len(flow.job.imagery.bands)
-    predict = tile_px * len(flow.job.imagery.periods) * bands * 2 * 3 if flow.job.predict else 0
-    return max(_composite_peak(flow, tile_px), _PREDICT_BASE + predict)
+    return max(_composite_peak(flow, tile_px), _predict_peak(flow, tile_px) if flow.job.predict else _LEARN_BASE)
+
+
+def _predict_peak(flow: Flow, tile_px: int) -> int:
+    from geoflow.modelfile import read_header
+
+    imagery, folder = flow.section("imagery"), flow.model_folder
+    if (folder / "model.json").is_file():
+        window_px = read_header(folder).card.window_px
+    else:
+        window_px = flow.segmenter_options.map_window_px
+    classes = len(flow.legend.codes(flow.legend.levels[-1])) if flow.keeps_probabilities else 0
+    return predict_bytes(tile_px, len(imagery.periods) * len(imagery.bands), window_px, 1, classes)
+
+
+def predict_bytes(tile_px: int, channels: int, window_px: int, threads: int, probabilities: int = 0) -> int:
+    """Peak memory of a process that maps tile after tile with a U-Net with ResNet50; smaller nets need less.
+
+    Held against what such processes take (resident memory, Linux, OpenVINO): tests/test_predict_memory.py.
+
+    Parameters
+    ----------
+    tile_px : int
+        Pixels of a tile.
+    channels : int
+        Bands times periods that the net reads.
+    window_px : int
+        Edge of a window of the net.
+    threads : int
+        Windows that are run at once.
+    probabilities : int
+        Classes whose probabilities are kept.
+    """
+    windows = window_px**2 * (_COMPILE_BYTES_PER_PX + threads * _WINDOW_BYTES_PER_PX)
+    return _PREDICT_BASE + windows + tile_px * (2 * channels + _MAP_BYTES_PER_PX + 2 * probabilities)
+
+
+_COMPILE_BYTES_PER_PX = 750  # while OpenVINO prepares the net for windows of this size, which takes the most
+_WINDOW_BYTES_PER_PX = 190  # activations of a window, and what it says of 44 classes, beyond that
+_MAP_BYTES_PER_PX = 22  # decisions, and the layers made of them
 
 
 def _composite_peak(flow: Flow, tile_px: int) -> int:
