@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Status, Worker
 
 from geoflow import nets
 from geoflow.inputs import InputSpec
@@ -65,6 +65,19 @@ def test_the_pool_leaves_the_threads_of_others_alone() -> None:
     assert others == [3, 3]
 
 
+def _pause(dask_worker: Worker) -> None:
+    dask_worker.status = Status.paused
+
+
+def test_blocks_that_are_mapped_at_once_share_the_windows_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netpool, "worker_threads", lambda: 8)
+    with netpool.windows_ahead() as one:
+        assert one() == 9
+        with netpool.windows_ahead() as other:
+            assert one() == other() == 5
+        assert one() == 9
+
+
 def test_threads_of_a_worker_that_is_gone_do_not_count() -> None:
     alone = netpool.worker_threads()
     kept = []
@@ -73,5 +86,7 @@ def test_threads_of_a_worker_that_is_gone_do_not_count() -> None:
             kept.append(next(iter(cluster.workers.values())))  # else its memory might be collected in time
             with Client(cluster) as client:
                 assert client.submit(netpool.worker_threads, pure=False).result() == threads
+                client.run(_pause)
+                assert netpool.worker_threads() == threads
     assert netpool.worker_threads() == alone
     assert len(kept) == 2

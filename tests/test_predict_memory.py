@@ -32,12 +32,12 @@ MAP = """
 import sys
 from pathlib import Path
 from geoflow.jobs.mapwork import PredictWork
-from geoflow.mapping import engines, netpool, sweep
+from geoflow.mapping import engines, netpool
 from geoflow.modelfile import load_model
 from geoflow.store.zarr import open_for_writing
 
 folder, engine, threads = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-for module in (netpool, engines, sweep):
+for module in (netpool, engines):
     module.worker_threads = lambda: threads
 store, model = open_for_writing(folder / "country.zarr"), load_model(folder / "model")
 tile, extent = store.grid.tile_at(0, 0), store.grid.geobox.extent

@@ -15,7 +15,7 @@ from typing import Any
 from geoflow.errors import JobError
 from geoflow.jobs import changework, generalwork, mapwork, work
 from geoflow.jobs.layout import change_group, generalised_group, map_group
-from geoflow.jobs.learnflow import LearningFlow, file_stamp
+from geoflow.jobs.learnflow import VERSIONS, LearningFlow, file_stamp
 from geoflow.jobs.scenes import footprint_wkb
 from geoflow.jobs.spec import Job
 from geoflow.jobs.tasks import Task
@@ -129,7 +129,7 @@ class Flow(LearningFlow):
         mapped = {t.id for t in self.tiles}
         tasks = []
         for epoch in self.job.mapped_epochs:
-            scratch = self._scratch / digest(epoch, sha256, engine, imagery)[:16]
+            scratch = self._scratch / digest(VERSIONS["predict"], epoch, sha256, engine, imagery)[:16]
             for tile in self.tiles:
                 near = [t.id for t in tile.neighbourhood(halo)]
                 read = [imagery[key] for key in (f"{epoch}/{name}" for name in near) if key in imagery]

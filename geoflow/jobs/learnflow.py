@@ -32,11 +32,11 @@ from geoflow.store.zarr import describe_grid
 VERSIONS = {
     "imagery": 2,
     "labels": 2,
-    "patches": 2,
+    "patches": 3,
     "classifier": 2,
     "train": 1,
     "engine": 1,
-    "predict": 2,
+    "predict": 3,
     "seams": 1,
     "differences": 3,
     "survey": 1,

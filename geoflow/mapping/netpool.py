@@ -8,14 +8,23 @@ means the same on every worker. It is the faster way too, since no thread waits 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 GPU_THREADS = 3
 """With a GPU, one window runs on it while the next is encoded and the one before is made into probabilities."""
+
+
+_ALIVE = ("running", "paused", "closing_gracefully")
+"""States of a worker whose tasks go on; one that is paused, for want of memory, least of all needs more threads."""
+
+_LOCK = threading.Lock()
+_blocks = 0
 
 
 def worker_threads() -> int:
@@ -26,7 +35,7 @@ def worker_threads() -> int:
     """
     module = sys.modules.get("distributed.worker")
     # Workers of clusters that were closed stay in the list until their memory is collected.
-    workers = [w for w in module.Worker._instances if w.status.name == "running"] if module is not None else []
+    workers = [w for w in module.Worker._instances if w.status.name in _ALIVE] if module is not None else []
     if workers:
         return max(1, sum(int(worker.state.nthreads) for worker in workers))
     affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
@@ -36,7 +45,25 @@ def worker_threads() -> int:
 def net_pool(gpu: bool) -> ThreadPoolExecutor:
     """The pool of this process, which all its tasks share; torch uses one thread in each of its threads."""
     threads = worker_threads()
-    return _pool(max(threads, GPU_THREADS) if gpu else threads)
+    with _LOCK:  # else two tasks that start together might make a pool each
+        return _pool(max(threads, GPU_THREADS) if gpu else threads)
+
+
+@contextlib.contextmanager
+def windows_ahead() -> Iterator[Callable[[], int]]:
+    """How many windows a block may have asked for before it settles one, for as long as the block is being mapped.
+
+    All blocks of the process share its threads: if each asked for as many windows as there are threads, what they hold
+    would grow with the square of the threads.
+    """
+    global _blocks
+    with _LOCK:
+        _blocks += 1
+    try:
+        yield lambda: -(-worker_threads() // _blocks) + 1
+    finally:
+        with _LOCK:
+            _blocks -= 1
 
 
 @functools.cache

@@ -22,7 +22,7 @@ from geoflow.errors import ModelError
 from geoflow.inputs import NODATA
 from geoflow.mapping.decode import Ladder, decision_type, undecided
 from geoflow.mapping.engines import candidates, load_engine
-from geoflow.mapping.netpool import net_pool, worker_threads
+from geoflow.mapping.netpool import net_pool, windows_ahead
 from geoflow.mapping.said import Said, blend, decide_all
 from geoflow.mapping.scratch import Scratch
 from geoflow.mapping.windows import Lattice
@@ -133,18 +133,19 @@ class _Sweep:
             for row in range(self.rows.start - 1, self.rows.stop)
             for col in range(self.cols.start - 1, self.cols.stop)
         ]
-        pool, ahead = net_pool(self.engine.gpu), worker_threads() + 1
+        pool = net_pool(self.engine.gpu)
         running: deque[tuple[Window, Future[Said | None]]] = deque()
-        try:
-            for window in order:
-                running.append((window, pool.submit(self._said, window)))
-                if len(running) > ahead:
+        with windows_ahead() as ahead:
+            try:
+                for window in order:
+                    running.append((window, pool.submit(self._said, window)))
+                    while len(running) > ahead():
+                        self._settle_first(running)
+                while running:
                     self._settle_first(running)
-            while running:
-                self._settle_first(running)
-        finally:
-            for _, future in running:
-                future.cancel()
+            finally:
+                for _, future in running:
+                    future.cancel()
         return self._with_shares() if self.probabilities else self.out
 
     def _with_shares(self) -> NDArray[np.void]:
