@@ -52,8 +52,13 @@ def run(
     out: Out = None,
     settings: Settings = None,
     cluster: Annotated[
-        str, typer.Option(metavar="WHERE", help="local, threads, tcp://HOST:PORT, tls://HOST:PORT or file:PATH.")
-    ] = "local",
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="local, threads, cuda, tls://HOST:PORT, file:PATH or a cluster file; local by default, or "
+            "DASK_SCHEDULER_ADDRESS.",
+        ),
+    ] = None,
     limit: Limit = None,
     refresh: Refresh = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from geoflow.imagery import CompositeOptions
+    from geoflow.jobs.clusters import Needs
     from geoflow.jobs.flow import Flow
 
 _COG_COMPRESSION = 0.6
@@ -56,6 +57,13 @@ def peak_worker_bytes(flow: Flow) -> int:
         return _LEARN_BASE
     tile_px = max(t.shape[0] * t.shape[1] for t in flow.tiles)
     return max(_composite_peak(flow, tile_px), _predict_peak(flow, tile_px) if flow.job.predict else _LEARN_BASE)
+
+
+def worker_needs(flow: Flow) -> Needs:
+    """What the job asks of a worker, for clusters that can choose."""
+    from geoflow.jobs.clusters import Needs
+
+    return Needs(peak_worker_bytes(flow))
 
 
 def _predict_peak(flow: Flow, tile_px: int) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from geoflow.jobs.checks import check_job
 from geoflow.jobs.clusters import connect
 from geoflow.jobs.console import Console, QuietConsole
+from geoflow.jobs.estimate import worker_needs
 from geoflow.jobs.flow import Flow, Stage
 from geoflow.jobs.publish import publish
 from geoflow.jobs.runner import Outcome, run_tasks, split_finished
@@ -44,7 +45,7 @@ class Run:
 def run_job(
     job: Job,
     out: str | Path | None = None,
-    cluster: str = "local",
+    cluster: str | None = None,
     limit: int | None = None,
     refresh: bool = False,
     console: Console | None = None,
@@ -57,8 +58,8 @@ def run_job(
         From `geoflow.load_job`.
     out : path, optional
         The output folder; ``out/<job name>`` by default.
-    cluster : str
-        See `geoflow.jobs.clusters.connect`.
+    cluster : str, optional
+        See `geoflow.jobs.clusters.where`.
     limit : int, optional
         Only the first so many tiles, to try a job out.
     refresh : bool
@@ -83,7 +84,7 @@ def run_job(
     run = Run(flow, dt.datetime.now(dt.UTC))
     check_job(flow, console)
     with ExitStack() as stack:
-        client = _Lazily(lambda: stack.enter_context(connect(cluster)), console)
+        client = _Lazily(lambda: stack.enter_context(connect(cluster, worker_needs(flow), console.say)), console)
         try:
             for stage in flow.stages():
                 run.titles[stage.name] = stage.title
