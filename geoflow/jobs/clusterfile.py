@@ -208,6 +208,7 @@ class Ssh(_Workers):
     """Machines of the workers; the scheduler runs on the first."""
     workers_per_host: Count = 1
     user: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
     python: str | None = None
     """Interpreter on the hosts; the path of this one by default."""
     gpus: Gpus = 0

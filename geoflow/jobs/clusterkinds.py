@@ -158,7 +158,7 @@ def _local(cluster: kinds.Local, needs: Needs) -> Any:
 
 
 def _cuda(cluster: kinds.Cuda) -> Any:
-    """One nanny a GPU, each of which sees its own alone (docs/decisions/0008)."""
+    """One nanny a GPU, each of which sees its own alone (docs/decisions/0009)."""
     from distributed import Nanny, Scheduler
     from distributed.deploy.spec import SpecCluster
 
@@ -263,16 +263,33 @@ def _queue(cluster: kinds.Slurm | kinds.Pbs | kinds.Lsf, needs: Needs) -> Any:
 
 def _scaled(running: Any, workers: int | kinds.Adaptive, kind: str) -> Any:
     """Ask for workers; what the batch system refuses is an error at once, not a wait for workers that never come."""
-    try:
-        running.scale(workers.minimum if isinstance(workers, kinds.Adaptive) else workers)
+    first = workers.minimum if isinstance(workers, kinds.Adaptive) else workers
+
+    async def ask() -> None:
+        running.scale(first)
+        # scale() asks in the background, where errors are only logged: wait for the same attempt here.
         if hasattr(running, "_correct_state"):
-            running.sync(running._correct_state)
+            await running._correct_state()
+
+    try:
+        running.sync(ask)
     except Exception as error:  # what a batch system answers comes in many kinds
-        running.close()
-        raise ClusterError(f"kind {kind}: no worker could be asked for: {' '.join(str(error).split())}") from error
+        _close_unfinished(running)
+        said = " ".join(str(error).rpartition("stderr:")[2].split()) or type(error).__name__
+        raise ClusterError(f"kind {kind}: no worker could be asked for: {said}") from error
     if isinstance(workers, kinds.Adaptive):
         running.adapt(minimum=workers.minimum, maximum=workers.maximum)
     return running
+
+
+def _close_unfinished(running: Any) -> None:
+    """Close a cluster some of whose workers never began, which Dask takes for its own mistake."""
+    from distributed.core import Status
+
+    for worker in getattr(running, "workers", {}).values():
+        if worker.status == Status.created:
+            worker.status = Status.closed
+    running.close()
 
 
 def kubernetes_spec(cluster: kinds.Kubernetes, needs: Needs) -> dict[str, Any]:
@@ -341,7 +358,7 @@ def _ssh(cluster: kinds.Ssh, needs: Needs) -> Any:
     try:
         return SSHCluster(
             [cluster.hosts[0], *cluster.hosts],
-            connect_options={} if cluster.user is None else {"username": cluster.user},
+            connect_options={k: v for k, v in (("username", cluster.user), ("port", cluster.port)) if v is not None},
             worker_options=worker,
             scheduler_options=scheduler,
             remote_python=cluster.python,

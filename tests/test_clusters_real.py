@@ -1,0 +1,285 @@
+"""The same job on real clusters: a scheduler with two workers over TLS, SLURM, and machines behind ssh."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from slurm.node import CannotStart, slurm_node
+
+import geoflow as gf
+from geoflow.errors import ClusterError
+from geoflow.jobs.clusters import connect
+
+LEFT_OUT = ("labels", "classifier", "train", "predict", "generalise", "change", "evaluate", "publish")
+
+
+def chunks(out: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.glob("country.zarr/**/c/**/*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def sample(tiny_job: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """(job file, chunks of its store) of composites of the tiny country, made in this process."""
+    job, out = tiny_job(*LEFT_OUT), tmp_path_factory.mktemp("here") / "out"
+    values = yaml.safe_load(job.read_text())
+    values["imagery"]["epochs"] = {"2018": {"summer": "2018-06-16/2018-09-30"}}
+    job.write_text(yaml.safe_dump(values))
+    assert gf.run(gf.load_job(job), out, cluster="threads", limit=2)["status"] == "complete"
+    return job, chunks(out)
+
+
+def geoflow_run(job: Path, out: Path, cluster: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``geoflow run`` as a user types it."""
+    command = [
+        sys.executable,
+        "-m",
+        "geoflow",
+        "run",
+        str(job),
+        "--out",
+        str(out),
+        "--limit",
+        "2",
+        "--cluster",
+        cluster,
+    ]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+def cluster_file(beside: Path, **values: Any) -> str:
+    path = beside / "cluster.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+# --- TLS ------------------------------------------------------------------------------------------------------------
+
+
+def make_certificates(folder: Path) -> dict[str, str]:
+    """An authority, and a certificate of it, as PEM files: what docs/how-to/clusters.md makes with openssl."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder.mkdir()
+    now = dt.datetime.now(dt.UTC)
+
+    def signed(name: str, key: Any, issuer: Any, by: Any, authority: bool) -> Any:
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer or subject)
+        builder = builder.public_key(key.public_key()).serial_number(x509.random_serial_number())
+        builder = builder.not_valid_before(now - dt.timedelta(minutes=5)).not_valid_after(now + dt.timedelta(days=1))
+        builder = builder.add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        return builder.sign(by, hashes.SHA256())
+
+    ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    ca = signed("geoflow test authority", ca_key, None, ca_key, True)
+    cert = signed("geoflow test", key, ca.subject, ca_key, False)
+    pem = serialization.Encoding.PEM
+    (folder / "ca.pem").write_bytes(ca.public_bytes(pem))
+    (folder / "cert.pem").write_bytes(cert.public_bytes(pem))
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, *plain))
+    return {name: str(folder / f"{name}.pem") for name in ("ca", "cert", "key")}
+
+
+@contextlib.contextmanager
+def dask_cluster(folder: Path, tls: dict[str, str], *options: str, **environment: str) -> Iterator[str]:
+    """The address of a real ``dask scheduler`` with two ``dask worker`` processes."""
+    certificates = [f"--tls-{'ca-file' if n == 'ca' else n}={path}" for n, path in tls.items()]
+    file, program = folder / "scheduler.json", [sys.executable, "-m", "dask"]
+    with contextlib.ExitStack() as stack:
+
+        def begin(*command: str) -> None:
+            log = stack.enter_context(open(folder / f"{command[0]}.log", "ab"))
+            env = {**os.environ, **environment}
+            process = subprocess.Popen([*program, *command], stdout=log, stderr=log, env=env)
+            stack.callback(lambda: (process.terminate(), process.wait(30)))
+
+        here = "--host=127.0.0.1"
+        begin("scheduler", here, "--port=0", "--dashboard-address=127.0.0.1:0", f"--scheduler-file={file}",
+              f"--protocol={'tls' if tls else 'tcp'}", *certificates)  # fmt: skip
+        for _ in range(2):
+            begin("worker", here, f"--scheduler-file={file}", "--nthreads=1", "--dashboard-address=127.0.0.1:0",
+                  f"--local-directory={folder}", *certificates, *options)  # fmt: skip
+        deadline = time.monotonic() + 60
+        while not file.exists():
+            assert time.monotonic() < deadline, (folder / "scheduler.log").read_text()
+            time.sleep(0.1)
+        yield json.loads(file.read_text())["address"]
+
+
+def test_a_job_over_tls(sample, tmp_path):
+    job, wanted = sample
+    tls = make_certificates(tmp_path / "tls")
+    with dask_cluster(tmp_path, tls) as address:
+        assert address.startswith("tls://127.0.0.1:")
+        file = cluster_file(tmp_path, kind="scheduler", address=address, tls=tls)
+        done = geoflow_run(job, tmp_path / "out", file)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Dask: 2 workers" in done.stdout or "Dask: 1 worker" in done.stdout
+        assert chunks(tmp_path / "out") == wanted
+
+        # The same certificates from Dask's own configuration, as clusters that are set up for Dask have them.
+        configured = {"CA_FILE": tls["ca"], "CLIENT__CERT": tls["cert"], "CLIENT__KEY": tls["key"]}
+        variables = {f"DASK_DISTRIBUTED__COMM__TLS__{name}": path for name, path in configured.items()}
+        ask = "from geoflow.jobs.clusters import connect\nwith connect() as c: print(c.submit(sum, [1, 2]).result())"
+        variables["DASK_SCHEDULER_ADDRESS"] = address
+        done = subprocess.run(
+            [sys.executable, "-c", ask], capture_output=True, text=True, env={**os.environ, **variables}
+        )
+        assert done.stdout.split() == ["3"], done.stderr
+
+        # Nobody without a certificate of this authority gets in, and it is said why.
+        other = make_certificates(tmp_path / "other")
+        file = cluster_file(tmp_path, kind="scheduler", address=address, tls=other)
+        with pytest.raises(ClusterError, match="no scheduler answers there"), connect(file):
+            pass
+
+
+def test_workers_with_other_packages_are_refused(tmp_path):
+    """Two real workers in a Python that reports another numpy, and one package that is not there."""
+    (tmp_path / "shadow").mkdir()
+    for name, version in (("numpy", "1.26.4"), ("shapely", "1.8.0")):
+        info = tmp_path / "shadow" / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    path = os.pathsep.join([str(tmp_path / "shadow"), os.environ.get("PYTHONPATH", "")])
+    said: list[str] = []
+    with (
+        dask_cluster(tmp_path, {}, PYTHONPATH=path) as address,
+        pytest.raises(
+            ClusterError, match=r"numpy: 2\S* here, 1.26.4 on the worker|numpy: 2\S* here, 1.26.4 on worker tcp"
+        ),
+        connect(address, say=said.append),
+    ):
+        pass
+    assert not said
+
+
+# --- SLURM ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment of a SLURM of one node, see tests/slurm/node.py."""
+    with contextlib.ExitStack() as stack:
+        try:
+            environment = stack.enter_context(slurm_node(tmp_path_factory.mktemp("slurm")))
+        except CannotStart as reason:
+            pytest.skip(f"no SLURM here: {reason}")
+        yield environment
+
+
+def in_slurm(folder: Path, **values: Any) -> str:
+    few = {"threads": 1, "memory": "1500 MiB", "walltime": "00:10:00", "queue": "test", "start_timeout_s": 120}
+    return cluster_file(folder, kind="slurm", host="127.0.0.1", folder=str(folder / "logs"), **{**few, **values})
+
+
+def test_a_job_on_slurm(slurm, sample, tmp_path):
+    job, wanted = sample
+    file = in_slurm(tmp_path, workers={"minimum": 1, "maximum": 2}, setup=["export FROM_SETUP=yes"])
+    done = geoflow_run(job, tmp_path / "out", file, **slurm)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert chunks(tmp_path / "out") == wanted
+    logs = list((tmp_path / "logs").glob("geoflow-worker-*.err"))
+    assert logs
+    assert all("tls://" in log.read_text() for log in logs), "batch jobs speak TLS without being told"
+    left = subprocess.run(
+        ["squeue", "--noheader"], capture_output=True, text=True, env={**os.environ, **slurm}, check=True
+    )
+    assert not [line for line in left.stdout.splitlines() if " CG " not in line], "jobs are left behind"
+    assert not list((tmp_path / "logs").glob(".dask-jobqueue*")), "certificates are left behind"
+
+
+def test_what_slurm_refuses_is_said_at_once(slurm, tmp_path, monkeypatch):
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    start = time.monotonic()
+    nights = in_slurm(tmp_path, queue="nights")
+    with pytest.raises(ClusterError, match=r"kind slurm: no worker could be asked for: .*nights"), connect(nights):
+        pass
+    late = in_slurm(tmp_path, setup=["sleep 60"], start_timeout_s=3)
+    with pytest.raises(ClusterError, match=r"no worker came within 3 s .*squeue --me"), connect(late):
+        pass
+    assert time.monotonic() - start < 60
+
+
+# --- ssh ------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def ssh_server(home: Path) -> Iterator[int]:
+    """The port of an ssh server on loopback that runs commands as this user, who may enter with the key in ``home``."""
+    import asyncssh
+
+    folder = home / ".ssh"
+    folder.mkdir(mode=0o700)
+    host_key, user_key = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    user_key.write_private_key(folder / "id_ed25519")
+    public = folder / "authorized_keys"
+    user_key.write_public_key(public)
+    loop, started, stop = asyncio.new_event_loop(), threading.Event(), asyncio.Event()
+    ports: list[int] = []
+
+    async def run_command(process: Any) -> None:
+        shell = await asyncio.create_subprocess_shell(
+            process.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        await process.redirect(stdout=shell.stdout, stderr=shell.stderr, send_eof=False)
+        try:
+            process.exit(await shell.wait())
+        except asyncio.CancelledError:
+            os.killpg(shell.pid, 15)
+
+    async def serve() -> None:
+        options: dict[str, Any] = {"server_host_keys": [host_key], "authorized_client_keys": str(public)}
+        async with asyncssh.listen("127.0.0.1", 0, process_factory=run_command, **options) as server:
+            ports.append(server.get_port())
+            key = host_key.export_public_key().decode().strip()
+            (folder / "known_hosts").write_text(f"[127.0.0.1]:{ports[0]} {key}\n")
+            started.set()
+            await stop.wait()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()), daemon=True)
+    thread.start()
+    assert started.wait(30)
+    try:
+        yield ports[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+
+
+def test_workers_behind_ssh_speak_tls(tmp_path, monkeypatch):
+    tls = make_certificates(tmp_path / "tls")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with ssh_server(tmp_path) as port:
+        file = cluster_file(
+            tmp_path, kind="ssh", hosts=["127.0.0.1"], port=port, tls=tls, memory="2 GiB", workers_per_host=2,
+            environment={"FROM_THE_FILE": "yes"},
+        )  # fmt: skip
+        with connect(file) as client:
+            client.wait_for_workers(2, timeout=60)
+            found = client.run(lambda: (os.environ["FROM_THE_FILE"], os.environ["MALLOC_TOP_PAD_"]))
+            assert len(found) == 2
+            assert all(address.startswith("tls://") for address in found)
+            assert set(found.values()) == {("yes", "268435456")}
+            assert client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.allowed_failures) == 1
