@@ -13,6 +13,7 @@ from geoflow.cli_bigearthnet import app as bigearthnet_app
 from geoflow.cli_labels import app as labels_app
 from geoflow.cli_options import JobFile, Out, Settings
 from geoflow.cli_search import search
+from geoflow.cli_verify import verify
 from geoflow.errors import GeoflowError, RunFailed
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ app.add_typer(accuracy_app, name="accuracy")
 app.add_typer(labels_app, name="labels")
 app.add_typer(bigearthnet_app, name="bigearthnet")
 app.command("search")(search)
+app.command("verify")(verify)
 
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N tiles, to try a job out.")]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Search the catalog again, although the scenes are frozen.")]

@@ -18,6 +18,7 @@ from geoflow.store.zarr import (
     Group,
     Store,
     Variable,
+    consolidate,
     describe_grid,
     grid_from_description,
     open_for_writing,
@@ -239,6 +240,21 @@ print(json.dumps({
 # --- receipts -------------------------------------------------------------------------------------------------------
 
 
+def test_metadata_that_are_lost_are_made_again_around_the_chunks(store):
+    level3 = fill(store)["level3"]
+    before = {p: p.read_bytes() for p in store.path.rglob("*") if p.is_file()}
+    lost = [p for p in before if p.name == "zarr.json" and p.parent != store.path]
+    for path in [*lost, store.path / "map/2018/x/c/0"]:
+        path.unlink()
+    store.ensure_group(MAP)
+    store.ensure_group(IMAGERY)
+    (store.path / "zarr.json").unlink()
+    Store.restore(store.path, store.grid)
+    consolidate(store.path)
+    assert {p: p.read_bytes() for p in store.path.rglob("*") if p.is_file()} == before
+    np.testing.assert_array_equal(open_store(store.path)["map/2018/level3"].values, level3)
+
+
 @pytest.fixture
 def receipts(tmp_path) -> Receipts:
     return Receipts(tmp_path / "receipts")
@@ -267,6 +283,19 @@ def test_a_receipt_cut_short_counts_as_none(tmp_path, receipts):
     path = receipts.path("labels", "a")
     path.write_text(path.read_text()[:20])
     assert receipts.valid("labels", "a", "abc") is None
+
+
+def test_a_receipt_of_an_older_geoflow_without_checksums_counts_as_none(tmp_path, receipts):
+    file = written(tmp_path)
+    old = {"id": "abc", "stage": "labels", "key": "a", "files": {file.name: file.stat().st_size}}
+    write_json(receipts.path("labels", "a"), old)
+    assert receipts.valid("labels", "a", "abc") is None
+
+
+def test_a_receipt_tells_sizes_and_checksums(tmp_path, receipts):
+    file = written(tmp_path, "123456789")
+    listed = receipts.write("labels", "a", "abc", {}, [file])["files"]
+    assert listed == {file.name: "9 e3069283"}, "the check value of crc32c (RFC 3720)"
 
 
 def test_no_receipt_without_the_files(tmp_path, receipts):

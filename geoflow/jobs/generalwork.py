@@ -115,8 +115,8 @@ class RecodeWork(TileWork):
             f"level{level}": self.legend.to_level(codes, level).astype(self.legend.dtype(level))
             for level in self.legend.levels
         }
-        files = written(store, self.layer.group, tile, arrays)
-        return Done({"counts": {name: counts_of(values) for name, values in arrays.items()}}, files)
+        content = {"counts": {name: counts_of(values) for name, values in arrays.items()}}
+        return written(store, self.layer.group, tile, arrays, content)
 
 
 _EDGES = ("top", "bottom", "left", "right")

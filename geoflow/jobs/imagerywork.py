@@ -81,7 +81,6 @@ class CompositeWork(TileWork):
     def __call__(self) -> Done:
         store, tile = self.open()
         arrays, used, reads = self._read_what_can_be_read(tile.geobox)
-        files = written(store, self.group, tile, arrays)
         clear = arrays["clear"]
         content = {
             "scenes": [item["id"] for item in used],
@@ -93,7 +92,7 @@ class CompositeWork(TileWork):
         if self.numbers is not None:
             taken = np.bincount(arrays["source"].ravel(), minlength=2**16)
             content["source_px"] = {item["id"]: int(taken[self.numbers[item["id"]]]) for item in used}
-        return Done(content, files)
+        return written(store, self.group, tile, arrays, content)
 
     def _read_what_can_be_read(
         self, geobox: GeoBox

@@ -111,10 +111,10 @@ class PredictWork(TileWork):
         inside = area_mask(self.border, self.border_crs, tile)
         for name, values in arrays.items():
             values[..., ~inside] = MAP_NODATA.get(name, 0)
-        files = written(store, self.group, tile, arrays)
+        done = written(store, self.group, tile, arrays, self._facts(arrays, inside))
         if self.scratch is not None:
             self._release(store, tile, model.card)
-        return Done(self._facts(arrays, inside), files)
+        return done
 
     def _clear(self, imagery: xr.Dataset, card: ModelCard, tile: Tile) -> NDArray[np.uint8]:
         """The fewest clear observations in any period that the model reads: 0 means, mapped without that period."""
@@ -249,8 +249,8 @@ class ChangeWork(TileWork):
             "x": slice(tile.x.start - x.start, tile.x.stop - x.start),
         }
         arrays = computed(change.isel(inner))
-        files = written(store, self.group, tile, arrays)
-        return Done({"transitions": _transitions(arrays), "states": counts_of(arrays["change"])}, files)
+        content = {"transitions": _transitions(arrays), "states": counts_of(arrays["change"])}
+        return written(store, self.group, tile, arrays, content)
 
     def _weighed(
         self, store: Store, tile: Tile, before: xr.Dataset, after: xr.Dataset

@@ -17,6 +17,7 @@ from geoflow.jobs.estimate import worker_needs
 from geoflow.jobs.flow import Flow, Stage
 from geoflow.jobs.publish import publish
 from geoflow.jobs.runner import Outcome, run_tasks, split_finished
+from geoflow.jobs.sealing import close_seal, open_seal, verify_made
 from geoflow.jobs.spec import Job
 from geoflow.jobs.summary import summarise
 from geoflow.store.receipts import write_json
@@ -35,6 +36,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
     status: str = "complete"
+    verified: dict[str, int] = field(default_factory=dict)
 
     @property
     def worked(self) -> bool:
@@ -83,6 +85,7 @@ def run_job(
     console = console or QuietConsole()
     run = Run(flow, dt.datetime.now(dt.UTC))
     check_job(flow, console)
+    sealed = open_seal(flow.out)
     with ExitStack() as stack:
         client = _Lazily(lambda: stack.enter_context(connect(cluster, worker_needs(flow), console.say)), console)
         try:
@@ -92,6 +95,8 @@ def run_job(
                 if run.outcomes[stage.name].failed:
                     run.status = "failed"
                     break
+            if run.status == "complete":
+                verify_made(run, sealed, client.get, console)
         except BaseException:
             run.status = "interrupted"
             _save_summary(run)
@@ -99,6 +104,7 @@ def run_job(
     summary = _save_summary(run)
     if run.status == "complete":
         publish(flow, summary, worked=run.worked, console=console)
+        close_seal(run)
     return summary
 
 

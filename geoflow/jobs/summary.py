@@ -50,6 +50,7 @@ def summarise(run: Run) -> dict[str, Any]:
             name: _stage(run.titles[name], outcome, run.seconds.get(name, 0.0))
             for name, outcome in run.outcomes.items()
         },
+        "verified": run.verified,
         "failed": [failure for outcome in run.outcomes.values() for failure in outcome.failed],
         "scenes": {epoch: s.ledger() for epoch, s in flow.scenes.items()} if flow.job.imagery else {},
         "coverage": coverage_table(flow.coverage) if flow.job.imagery else {},

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoflow.jobs.tasks import Done
+from geoflow.store.receipts import NODATA_COUNTS
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -57,9 +58,14 @@ def computed(dataset: xr.Dataset, threads: int = 1) -> dict[str, NDArray[Any]]:
     return {str(name): done[name].values for name in done.data_vars}
 
 
-def written(store: Store, group: str, tile: Tile, arrays: Mapping[str, NDArray[Any]]) -> tuple[Path, ...]:
+def written(
+    store: Store, group: str, tile: Tile, arrays: Mapping[str, NDArray[Any]], content: Mapping[str, Any]
+) -> Done:
+    """Write one tile of some variables; their nodata pixels are counted, so that no others go unnoticed later."""
+    nodata = store.nodata(group, list(arrays))
     store.write(group, tile, arrays)
-    return tuple(store.chunk_files(group, list(arrays), tile))
+    counted = {name: int(np.count_nonzero(values == nodata[name])) for name, values in arrays.items()}
+    return Done({**content, NODATA_COUNTS: counted}, tuple(store.chunk_files(group, list(arrays), tile)))
 
 
 def counts_of(codes: NDArray[Any]) -> dict[str, int]:
@@ -85,9 +91,8 @@ class LabelWork(TileWork):
         found = load_label_tile(self.source, tile.geobox, self.legend, self.column)
         levels, counts = codes_by_level(found.codes, self.legend)
         arrays = {f"level{level}": codes for level, codes in levels.items()}
-        files = written(store, self.group, tile, {**arrays, "border_m": found.border_m})
-        counted = {str(code): count for code, count in counts.items()}
-        return Done({"counts": counted, "overlap_px": found.overlap_px}, files)
+        content = {"counts": {str(code): count for code, count in counts.items()}, "overlap_px": found.overlap_px}
+        return written(store, self.group, tile, {**arrays, "border_m": found.border_m}, content)
 
 
 def area_mask(border: bytes, crs: str, tile: Tile) -> NDArray[np.bool_]:

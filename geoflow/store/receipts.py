@@ -2,6 +2,11 @@
 
 A task writes its pixels first and its receipt last, in one rename. A task that has no receipt, or one of another id, or
 one whose files are gone, is done again; nothing else is.
+
+A receipt lists each file with its size and the crc32c of its bytes, and ends in the crc32c of itself. Whether to go on
+from it is decided by sizes, which is cheap; `geoflow.store.verify` reads the bytes. A receipt that is not, byte for
+byte, what was written vouches for nothing, and neither does one of an older geoflow without checksums: its task is
+done again.
 """
 
 from __future__ import annotations
@@ -14,7 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+
 from geoflow.errors import StoreError
+
+CHECKSUM = "checksum"
+"""Last key of a sealed file: the crc32c of its text without this key."""
+
+NODATA_COUNTS = "nodata_px"
+"""Key of a receipt of pixels: how many of each variable are nodata."""
+
+_BLOCK = 2**23
 
 
 def digest(*parts: Any) -> str:
@@ -33,10 +48,70 @@ def _plain(value: Any) -> Any:
 
 def write_json(path: Path, values: Any) -> None:
     """Write JSON so that the file is either the old one or the whole new one."""
+    write_bytes(path, _text(values).encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it is either the old one or the whole new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    draft.replace(path)
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _text(values: Any) -> str:
+    return json.dumps(values, indent=1) + "\n"
+
+
+def crc32c(content: bytes) -> str:
+    """crc32c of bytes, as 8 hexadecimal digits."""
+    return f"{google_crc32c.value(content):08x}"
+
+
+def measure(path: Path) -> str:
+    """Size in bytes and crc32c of a file, ``"1834 9f3b0c1a"``; read block by block.
+
+    One short text for both, because a country has millions of files.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    """
+    size, value = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            size, value = size + len(block), google_crc32c.extend(value, block)
+    return f"{size} {value:08x}"
+
+
+def write_sealed(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Write and return plain values with the checksum of their text as last key; see `read_sealed`."""
+    plain = json.loads(json.dumps(dict(values)))  # as it will be read: text keys, no tuples
+    plain.pop(CHECKSUM, None)
+    sealed = {**plain, CHECKSUM: crc32c(_text(plain).encode())}
+    write_json(path, sealed)
+    return sealed
+
+
+def read_sealed(path: Path) -> dict[str, Any] | None:
+    """What `write_sealed` wrote; None if there is no such file, or a single bit of it is another one.
+
+    The text is made again from what it says and compared, because some flips (of the case of an exponent, say) leave
+    the values as they were.
+    """
+    try:
+        content = path.read_bytes()
+        values = json.loads(content)
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict) or _text(values).encode() != content:
+        return None
+    rest = {key: value for key, value in values.items() if key != CHECKSUM}
+    return values if values.get(CHECKSUM) == crc32c(_text(rest).encode()) else None
 
 
 @dataclass(frozen=True)
@@ -56,11 +131,8 @@ class Receipts:
         return self.folder / stage / f"{key}.json"
 
     def read(self, stage: str, key: str) -> dict[str, Any] | None:
-        """The receipt, or None if there is none that can be read (one cut short counts as none)."""
-        try:
-            return dict(json.loads(self.path(stage, key).read_text(encoding="utf-8")))
-        except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
-            return None
+        """The receipt, or None if there is none that is whole (one cut short or altered by a bit counts as none)."""
+        return read_sealed(self.path(stage, key))
 
     def write(
         self, stage: str, key: str, task_id: str, content: Mapping[str, Any], files: Sequence[Path]
@@ -76,10 +148,9 @@ class Receipts:
         if missing:
             raise StoreError(f"{stage} {key} ended without writing {missing[0]}; the disk may be full")
         root = self.folder.parent
-        listed = {f.relative_to(root).as_posix(): f.stat().st_size for f in files}
+        listed = {f.relative_to(root).as_posix(): measure(f) for f in files}
         receipt = {**content, "id": task_id, "stage": stage, "key": key, "files": listed}
-        write_json(self.path(stage, key), receipt)
-        return receipt
+        return write_sealed(self.path(stage, key), receipt)
 
     def valid(self, stage: str, key: str, task_id: str) -> dict[str, Any] | None:
         """The receipt if it is for this very task and its files have the size they had, else None."""
@@ -87,9 +158,9 @@ class Receipts:
         if receipt is None or receipt.get("id") != task_id:
             return None
         root = self.folder.parent
-        for name, size in receipt.get("files", {}).items():
+        for name, found in receipt.get("files", {}).items():
             try:
-                if (root / name).stat().st_size != size:
+                if (root / name).stat().st_size != int(found.partition(" ")[0]):
                     return None
             except FileNotFoundError:
                 return None

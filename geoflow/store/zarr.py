@@ -104,18 +104,30 @@ class Store:
             zarr.open_group(path, mode="w", zarr_format=3, attributes={"geoflow": described, "Conventions": "CF-1.11"})
         return cls(path, grid)
 
+    @classmethod
+    def restore(cls, path: Path, grid: Grid) -> Store:
+        """Describe a store anew whose root metadata are lost; groups, arrays and chunks stay."""
+        described: dict[str, Any] = {"format": FORMAT, "grid": describe_grid(grid)}
+        zarr.open_group(path, mode="a", zarr_format=3, attributes={"geoflow": described, "Conventions": "CF-1.11"})
+        return cls(path, grid)
+
     def ensure_group(self, group: Group) -> None:
         """Create a group's arrays, filled with nodata, unless they are there already.
+
+        Metadata that were lost are made again; the chunks of an array are never touched.
 
         Raises
         ------
         StoreError
             If an array of that name exists with another dtype, shape or chunk size.
         """
-        zarr.open_group(self.path, mode="a", use_consolidated=False).require_group(group.path)
+        root, parts = zarr.open_group(self.path, mode="a", use_consolidated=False), group.path.split("/")
+        lost = [not self.has("/".join(parts[:depth])) for depth in range(1, len(parts) + 1)]
+        for depth in range(1, len(parts) + 1):  # each by itself: zarr makes no parent of a group that is there
+            root.require_group("/".join(parts[:depth]))
         # The consolidated list is of the last run, and this one may add to the group.
         node = zarr.open_group(self.path, mode="a", path=group.path, use_consolidated=False)
-        changed = _update_attrs(node, group.attrs)
+        changed = _update_attrs(node, group.attrs) or any(lost)
         sizes = {dim: len(labels) for dim, labels in group.coords.items()}
         for dim, labels in group.coords.items():
             changed |= _ensure_labels(node, dim, labels)
@@ -135,11 +147,12 @@ class Store:
         attrs = {**variable.attrs, **crs, "nodata": variable.nodata}
         if variable.name in node:
             array = _array(node, variable.name)
-            found = (array.shape, array.chunks, str(array.dtype))
-            if found != (shape, chunks, variable.dtype):
+            found = (array.shape, array.chunks, str(array.dtype), int(array.fill_value))
+            wanted = (shape, chunks, variable.dtype, variable.nodata)
+            if found != wanted:
                 raise StoreError(
-                    f"{self.path}/{array.path} has shape, chunks and dtype {found}, the job wants "
-                    f"{(shape, chunks, variable.dtype)}; give the job another output folder (--out)"
+                    f"{self.path}/{array.path} has shape, chunks, dtype and nodata {found}, the job wants "
+                    f"{wanted}; give the job another output folder (--out)"
                 )
             return _update_attrs(array, attrs)
         node.create_array(
@@ -209,6 +222,11 @@ class Store:
                 keys = ("/".join(map(str, (*lead, r, c))) for r in rows for c in cols)
                 files += [self.path / group / name / "c" / key for key in keys]
         return files
+
+    def nodata(self, group: str, names: Sequence[str]) -> dict[str, Any]:
+        """The value of each variable that means "not observed"."""
+        node = zarr.open_group(self.path, mode="r", path=group, use_consolidated=False)
+        return {name: _array(node, name).fill_value for name in names}
 
     def has(self, group: str) -> bool:
         """Whether the group exists."""
@@ -337,11 +355,12 @@ def _ensure_labels(node: zarr.Group, dim: str, labels: Sequence[str]) -> bool:
 
 
 def _ensure_axes(node: zarr.Group, geobox: GeoBox) -> bool:
-    if "spatial_ref" in node:
-        return False
-    coords = xr_coords(geobox)
+    """Coordinates as the grid has them, where they are not there or have other values."""
+    coords, changed = xr_coords(geobox), False
     for dim, standard in (("y", "projection_y_coordinate"), ("x", "projection_x_coordinate")):
         values = coords[dim].values
+        if dim in node and np.array_equal(np.asarray(_array(node, dim)[:]), values):
+            continue
         attrs = {"units": coords[dim].attrs.get("units", "metre"), "standard_name": standard, "axis": dim.upper()}
         array = node.create_array(
             dim,
@@ -351,9 +370,14 @@ def _ensure_axes(node: zarr.Group, geobox: GeoBox) -> bool:
             dimension_names=(dim,),
             compressors=COMPRESSOR,
             attributes=attrs,
+            overwrite=True,
         )
         array[:] = values
+        changed = True
     reference = coords["spatial_ref"]
-    array = node.create_array("spatial_ref", shape=(), dtype="int32", attributes=dict(reference.attrs))
-    array[...] = int(reference)
-    return True
+    if "spatial_ref" not in node or _array(node, "spatial_ref")[...] != int(reference):
+        options: dict[str, Any] = {"dtype": "int32", "attributes": dict(reference.attrs), "overwrite": True}
+        array = node.create_array("spatial_ref", shape=(), **options)
+        array[...] = int(reference)
+        changed = True
+    return changed
