@@ -10,6 +10,7 @@ import typer
 
 from geoflow.cli_accuracy import app as accuracy_app
 from geoflow.cli_bigearthnet import app as bigearthnet_app
+from geoflow.cli_doctor import doctor
 from geoflow.cli_labels import app as labels_app
 from geoflow.cli_options import JobFile, Out, Settings
 from geoflow.cli_search import search
@@ -37,6 +38,7 @@ app.add_typer(labels_app, name="labels")
 app.add_typer(bigearthnet_app, name="bigearthnet")
 app.command("search")(search)
 app.command("verify")(verify)
+app.command("doctor")(doctor)
 
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N tiles, to try a job out.")]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Search the catalog again, although the scenes are frozen.")]

@@ -107,10 +107,11 @@ def start(cluster: kinds.Cluster, needs: Needs) -> Any:
         If a package or program is missing, or the cluster cannot be started.
     """
     require_safe_start(cluster)
-    if isinstance(cluster, kinds.Local):
-        return _local(cluster, needs)
-    if isinstance(cluster, kinds.Cuda):
-        return _cuda(cluster)
+    if isinstance(cluster, kinds.Local | kinds.Cuda):
+        try:
+            return _local(cluster, needs) if isinstance(cluster, kinds.Local) else _cuda(cluster)
+        except (RuntimeError, OSError) as error:
+            raise ClusterError(f"--cluster {cluster.kind} cannot be started on this machine: {error}") from error
     if isinstance(cluster, kinds.Slurm | kinds.Pbs | kinds.Lsf):
         return _queue(cluster, needs)
     if isinstance(cluster, kinds.Kubernetes):

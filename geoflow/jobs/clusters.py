@@ -72,14 +72,14 @@ def where(word: str | None) -> Cluster:
 
 @contextlib.contextmanager
 def connect(
-    cluster: str | None = "local", needs: Needs | None = None, say: Callable[[str], None] = _quiet
+    cluster: str | Cluster | None = "local", needs: Needs | None = None, say: Callable[[str], None] = _quiet
 ) -> Iterator[Client]:
     """A client of the cluster that a word names; what was started for it ends with the context.
 
     Parameters
     ----------
-    cluster : str or None
-        See `where`.
+    cluster : str, Cluster or None
+        See `where`; or what a cluster file holds.
     needs : Needs, optional
         What the job asks of a worker: its memory, where the cluster file does not say.
     say : callable, optional
@@ -100,7 +100,7 @@ def connect(
 
     if cluster is None and (address := os.environ.get(SCHEDULER_VARIABLE)):
         say(f"the scheduler is the one of {SCHEDULER_VARIABLE}: {address}")
-    found = where(cluster)
+    found = where(cluster) if cluster is None or isinstance(cluster, str) else cluster
     # dask.config reads DASK_SCHEDULER_ADDRESS too, and workers that are started here would follow it.
     with dask.config.set({**settings(found), "scheduler-address": None}), warnings.catch_warnings():
         warnings.simplefilter("ignore", VersionMismatchWarning)  # told by check_versions

@@ -59,6 +59,13 @@ def peak_worker_bytes(flow: Flow) -> int:
     return max(_composite_peak(flow, tile_px), _predict_peak(flow, tile_px) if flow.job.predict else _LEARN_BASE)
 
 
+def map_worker_bytes(flow: Flow) -> int:
+    """Memory of a worker of one thread that maps, or learns: what can be told without knowing the scenes."""
+    if flow.job.imagery is None or not flow.job.predict:
+        return _LEARN_BASE
+    return _predict_peak(flow, max(t.shape[0] * t.shape[1] for t in flow.tiles))
+
+
 def worker_needs(flow: Flow) -> Needs:
     """What the job asks of a worker, for clusters that can choose."""
     from geoflow.jobs.clusters import Needs

@@ -171,7 +171,7 @@ def _resolve_paths(job: Job, folder: Path) -> Job:
     if resolved.labels and "/" in resolved.labels.legend:
         legend = _local_or_url(resolved.labels.legend, folder)
         resolved = resolved.model_copy(update={"labels": resolved.labels.model_copy(update={"legend": legend})})
-    for key, path in _input_paths(resolved):
+    for key, path in input_paths(resolved):
         if not key.startswith("evaluate"):
             _refuse_truth(key, path)
     return resolved
@@ -187,7 +187,7 @@ def _local_or_url(text: str, folder: Path) -> str:
     return text if "://" in text else os.path.normpath(folder / text)
 
 
-def _input_paths(job: Job) -> list[tuple[str, Path]]:
+def input_paths(job: Job) -> list[tuple[str, Path]]:
     """All files and folders that the job reads, with the key that names each."""
     found: list[tuple[str, Path | str | None]] = [("area.file", job.area.file)]
     found += [("area.geojson", job.area.geojson if isinstance(job.area.geojson, Path) else None)]
@@ -221,7 +221,7 @@ def check_inputs_exist(job: Job) -> None:
     JobError
         Naming the first that is not.
     """
-    for key, path in _input_paths(job):
+    for key, path in input_paths(job):
         if not path.exists():
             raise JobError(f"{key}: there is no {path}")
 
