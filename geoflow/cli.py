@@ -16,6 +16,7 @@ from geoflow.cli_options import JobFile, Out, Settings
 from geoflow.cli_search import search
 from geoflow.cli_verify import verify
 from geoflow.errors import GeoflowError, RunFailed
+from geoflow.redact import guard_process
 
 if TYPE_CHECKING:
     import rich.console
@@ -187,6 +188,7 @@ def version() -> None:
 
 def main() -> None:
     """Entry point: a user's error is one message and an exit code; a traceback is for bugs."""
+    guard_process()
     try:
         app()
     except GeoflowError as error:

@@ -4,11 +4,17 @@ Each carries the offending value and what would be accepted. The command line pr
 ``exit_code``; anything that is not a `GeoflowError` is a bug and keeps its traceback.
 """
 
+from geoflow.redact import redact
+
 
 class GeoflowError(Exception):
     """A condition that the user can mend; the message names the value and the fix."""
 
     exit_code = 2
+
+    def __init__(self, *args: object) -> None:
+        # Messages quote links and the words of other libraries, and go to screens, receipts and reports.
+        super().__init__(*(redact(a) if isinstance(a, str) else a for a in args))
 
 
 class JobError(GeoflowError):

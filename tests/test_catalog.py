@@ -11,6 +11,7 @@ from geoflow.errors import CatalogError
 from geoflow.imagery import decide_offset, load_catalog, packaged_catalogs
 from geoflow.imagery.catalog import Catalog
 from geoflow.imagery.items import baseline_of, epsg_of, freeze
+from geoflow.imagery.links import carries_token, resolve_href
 from geoflow.inputs import BANDS
 
 VALID = {
@@ -222,3 +223,55 @@ def test_the_catalog_in_the_docs_is_one(tmp_path: Path) -> None:
     catalog = load_catalog(tmp_path / "our.yaml")
     assert catalog.url == str(tmp_path / "scenes.parquet")
     assert catalog.bands == ("B02", "B03", "B04", "B08")
+
+
+@pytest.mark.parametrize(
+    ("url", "href", "wanted"),
+    [
+        ("https://h/c.json", "https://other/x.tif", "https://other/x.tif"),
+        ("https://h/c.json", "HTTPS://other/x.tif", "https://other/x.tif"),
+        ("https://h/c.json", "S3://bucket/a/b.jp2", "s3://bucket/a/b.jp2"),
+        ("https://h/a/c.json", "../x.tif", "https://h/x.tif"),
+        ("http://h/a/c.json", "http://h/x.tif", "http://h/x.tif"),
+        ("/data/c.json", "sub/x.tif", "/data/sub/x.tif"),
+        ("/data/c.json", "file:///data/sub/x%20y.tif", "/data/sub/x y.tif"),
+        ("/data/c.json", "http://127.0.0.1:80/x.tif", "http://127.0.0.1:80/x.tif"),
+    ],
+)
+def test_links_that_may_be_opened(url, href, wanted):
+    catalog = load_catalog("earth-search").model_copy(update={"url": url})
+    assert resolve_href(href, url, catalog) == wanted
+
+
+@pytest.mark.parametrize("url", ["https://h/c.json", "/data/c.json"])
+@pytest.mark.parametrize(
+    "href",
+    [
+        "http://other/x.tif", "http://169.254.169.254/latest/meta-data", "ftp://h/x", "gs://b/x", "zip+https://h/x.zip!y",
+        "vrt://https://h/x.tif", "HDF5:/data/x.h5://y", "NETCDF:x.nc:y", "/vsicurl/https://h/x.tif", "/vsizip//etc/x.zip",
+        "vsis3/b/x", "file:///etc/passwd", "/etc/passwd", "../x.tif", "sub/../../x.tif", "https://me:pw@h/x.tif", "https:///x",
+        "https://h:port/x", "https://h/x y.tif", "https://h/x\n.tif", "https://h/<VRTDataset/>", "s3://bucket", "s3://b/x?y=1",
+        "http://[::1", "https://h/" + "x" * 5000, "<VRTDataset rasterXSize='1'/>", "PG:host=h", "data:text/plain,x",
+    ],
+)  # fmt: skip
+def test_links_that_may_not(url, href):
+    catalog = load_catalog("earth-search").model_copy(update={"url": url})
+    if url.startswith("https") and href in ("../x.tif", "sub/../../x.tif", "vsis3/b/x"):
+        assert resolve_href(href, url, catalog).startswith("https://h/"), "relative to an address, they are addresses"
+        return
+    if url.startswith("/") and href == "vsis3/b/x":
+        assert resolve_href(href, url, catalog) == "/data/vsis3/b/x"
+        return
+    if url.startswith("/") and href.startswith("<"):
+        assert resolve_href(href, url, catalog) == f"/data/{href}", "the name of a file in the folder, if there is one"
+        return
+    with pytest.raises(CatalogError, match="is not allowed"):
+        resolve_href(href, url, catalog)
+
+
+def test_http_where_the_catalog_says_so_and_tokens_nowhere():
+    catalog = load_catalog("earth-search").model_copy(update={"allow_http": True})
+    assert resolve_href("http://other/x.tif", str(catalog.url), catalog) == "http://other/x.tif"
+    assert carries_token("https://h/x?sv=1&sig=abc")
+    assert carries_token("https://h/x?X-Amz-Signature=abc")
+    assert not carries_token("https://h/x?design=abc")

@@ -18,6 +18,7 @@ from urllib.parse import urlparse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from geoflow.errors import CatalogError
+from geoflow.imagery.links import carries_token
 from geoflow.inputs import BANDS
 
 REMOTE_SCHEMES = ("http", "https", "s3")
@@ -75,6 +76,8 @@ class Catalog(BaseModel):
         What a server may be asked to filter by.
     needs : tuple of str
         Environment variables without which links to s3 cannot be read.
+    allow_http : bool
+        Follow links to http on any host: what comes may be read and altered on the way.
     licence, attribution : str
         Carried into what is made from the scenes.
     """
@@ -92,6 +95,7 @@ class Catalog(BaseModel):
     gdal: dict[str, str] = Field(default_factory=dict)
     filters: Filters = Filters()
     needs: tuple[str, ...] = ()
+    allow_http: bool = False
     licence: str = Field(min_length=1)
     attribution: str = Field(min_length=1)
 
@@ -102,8 +106,8 @@ class Catalog(BaseModel):
             return url
         if scheme.lower() not in ("http", "https"):
             raise ValueError("it must be http, https or a local path")
-        if urlparse(url).username is not None:
-            raise ValueError("it must not hold a user and password")
+        if problem := _secret_in(url):
+            raise ValueError(problem)
         return url
 
     @field_validator("gdal", mode="before")
@@ -248,6 +252,8 @@ def _override(catalog: Catalog, url: str) -> dict[str, Any]:
     """The values that change when a user points a catalog's facts at another place."""
     scheme = urlparse(url).scheme.lower()
     if scheme in ("http", "https"):
+        if problem := _secret_in(url):
+            raise CatalogError(f"catalog url {url!r}: {problem}")
         is_file = urlparse(url).path.endswith((".json", ".geojson")) or is_parquet(url)
         return {"url": url, "kind": "static" if is_file and catalog.kind == "api" else catalog.kind}
     if scheme and len(scheme) > 1:  # one letter is a Windows drive
@@ -256,6 +262,13 @@ def _override(catalog: Catalog, url: str) -> dict[str, Any]:
     if not path.is_file():
         raise CatalogError(f"catalog url {url!r}: there is no such file; give the path of a catalog.json")
     return {"url": os.path.normpath(path), "kind": "static" if catalog.kind == "api" else catalog.kind}
+
+
+def _secret_in(url: str) -> str:
+    """What is wrong with an address that holds a secret: it is shown in messages and written beside the scenes."""
+    if "@" in urlparse(url).netloc:
+        return "it must not hold a user and password"
+    return "it must not hold a token" if carries_token(url) else ""
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -8,20 +8,21 @@ digest of the items is a digest of the input.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 from shapely import STRtree
 
-from geoflow.errors import CatalogError, SceneError
-from geoflow.imagery.catalog import Catalog, is_remote
+from geoflow.errors import SceneError
+from geoflow.imagery.catalog import Catalog
+from geoflow.imagery.links import carries_token, resolve_href
 from geoflow.imagery.lonlat import LONLAT, extent_of, shape_of
+from geoflow.redact import redact
 
 Item = Mapping[str, Any]
 
@@ -88,7 +89,7 @@ def freeze(item: Item, catalog: Catalog, base: str) -> dict[str, Any]:
     assets = {}
     for key, asset in found.items():
         assets[key] = {field: asset[field] for field in _ASSET_FIELDS if field in asset}
-        assets[key]["href"] = _unsigned(resolve_href(str(asset["href"]), base, catalog.root), catalog)
+        assets[key]["href"] = _unsigned(resolve_href(str(asset["href"]), base, catalog), catalog)
     frozen = {
         "type": "Feature",
         "stac_version": "1.0.0",
@@ -106,10 +107,21 @@ def freeze(item: Item, catalog: Catalog, base: str) -> dict[str, Any]:
 
 
 def _unsigned(href: str, catalog: Catalog) -> str:
-    """The link without a token: it would expire, and must not be written down."""
-    address = urlparse(href)
-    signed = catalog.signing != "none" and "sig=" in address.query
-    return address._replace(query="").geturl() if signed else href
+    """The link without a token: it would expire, and must not be written down.
+
+    Raises
+    ------
+    SceneError
+        If it has one, and the catalog does not sign links by itself.
+    """
+    if not carries_token(href):
+        return href
+    if catalog.signing == "none":
+        raise SceneError(
+            f"the link {redact(href)} carries a token, which would end and must not be written down; take links "
+            "without, and a catalog that signs them (signing: planetary-computer)"
+        )
+    return urlparse(href)._replace(query="").geturl()
 
 
 def _parts(item: Item) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
@@ -144,38 +156,19 @@ def _unified(item: Item, properties: Mapping[str, Any], assets: Mapping[str, Any
 
 
 def epsg_of(fields: Mapping[str, Any]) -> int | None:
-    """The EPSG code in a STAC object's projection fields: ``proj:epsg`` (STAC 1.0) or ``proj:code`` (1.1)."""
-    if fields.get("proj:epsg") is not None:
-        return int(fields["proj:epsg"])
-    match = re.fullmatch(r"EPSG:(\d+)", str(fields.get("proj:code") or ""), re.IGNORECASE)
-    return int(match[1]) if match else None
-
-
-def resolve_href(href: str, base: str, root: str | None) -> str:
-    """An absolute address that is safe to open.
-
-    A link may be http, https or s3; a link to a local file is accepted only from a local catalog and inside its folder,
-    because a catalog is data and must not choose which files of this machine are read.
+    """The EPSG code in a STAC object's projection fields: ``proj:epsg`` (STAC 1.0) or ``proj:code`` (1.1).
 
     Raises
     ------
-    CatalogError
-        Naming the link and the folder that it should be in.
+    SceneError
+        If it is none.
     """
-    if is_remote(href):
-        return href
-    scheme = urlparse(href).scheme
-    local = unquote(urlparse(href).path) if scheme == "file" else href
-    if root is None and scheme == "" and not href.startswith("/"):
-        from urllib.parse import urljoin
-
-        return urljoin(base, href)
-    if root is not None and scheme in ("", "file"):
-        path = os.path.normpath(os.path.join(os.path.dirname(base), local))
-        if path.startswith(os.path.join(root, "")):
-            return path
-    allowed = "http, https or s3" if root is None else f"http, https, s3 or a file inside {root}"
-    raise CatalogError(f"a link to {href!r} in {base} is not allowed: it must be {allowed}")
+    if (code := fields.get("proj:epsg")) is not None:
+        if isinstance(code, bool) or not re.fullmatch(r"[0-9]{4,6}", str(code)):
+            raise SceneError(f"proj:epsg {code!r} is not the code of a CRS")
+        return int(code)
+    match = re.fullmatch(r"EPSG:(\d+)", str(fields.get("proj:code") or ""), re.IGNORECASE)
+    return int(match[1]) if match else None
 
 
 def sensed(item: Item) -> datetime:
@@ -272,7 +265,7 @@ def tile_of(item: Item) -> str:
 def orbit_of(item: Item) -> int | None:
     """The relative orbit, 1 to 143, or None where the item does not say."""
     text = str(item["properties"].get("sat:relative_orbit") or "")
-    return int(text) if text.isdigit() else None
+    return int(text) if re.fullmatch(r"[0-9]{1,3}", text) else None
 
 
 def cloud_of(item: Item) -> float | None:

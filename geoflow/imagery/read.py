@@ -51,7 +51,7 @@ class ReadError(SceneError):
 
     def __init__(self, scene: str, band: str, message: str) -> None:
         super().__init__(scene, band, message)
-        self.scene, self.band, self.message = scene, band, message
+        self.scene, self.band, self.message = scene, band, str(self.args[2])  # without secrets
 
     def __str__(self) -> str:
         return self.message

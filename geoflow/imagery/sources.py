@@ -18,7 +18,7 @@ from odc.geo.geom import Geometry
 
 from geoflow.errors import CatalogError, SceneError
 from geoflow.imagery.catalog import Catalog, is_parquet, is_remote
-from geoflow.imagery.items import resolve_href
+from geoflow.imagery.links import resolve_href
 
 _PAGE = 100
 _MAX_VERTICES = 400  # of the area that is sent along; servers refuse bodies that are too long
@@ -263,7 +263,7 @@ def _reader(catalog: Catalog) -> Any:
     class Reader(DefaultStacIO):
         def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
             href = str(source.get_absolute_href() if isinstance(source, Link) else source)
-            address = resolve_href(href, str(catalog.url), catalog.root)
+            address = resolve_href(href, str(catalog.url), catalog)
             if is_remote(address):
                 return network.request(address)
             with open(address, encoding="utf-8") as file:

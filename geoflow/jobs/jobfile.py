@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from geoflow.errors import JobError
 from geoflow.jobs.spec import Job
+from geoflow.redact import names_secret
 
 EVALUATION_ONLY = "EVALUATION_ONLY"
 """A folder with a file of this name holds a truth: no section but ``evaluate`` may read from it."""
@@ -136,6 +137,11 @@ def _expand(value: Any, source: str) -> Any:
         return [_expand(v, source) for v in value]
     if isinstance(value, str):
         for name in _VARIABLE.findall(value):
+            if names_secret(name):
+                raise JobError(
+                    f"{source} uses ${{{name}}}, which looks like a secret: a job is written into receipts and "
+                    "reports. What reads your data takes secrets from the environment by itself"
+                )
             if name not in os.environ:
                 raise JobError(f"{source} uses ${{{name}}}, but the environment variable {name} is not set")
         return _VARIABLE.sub(lambda match: _from_environment(match[1]), value)

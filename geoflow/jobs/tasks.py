@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from geoflow.redact import guard_process, without_secrets
 from geoflow.store.receipts import Receipts
 
 
@@ -72,6 +73,8 @@ def perform(task: Task, folder: Path) -> dict[str, Any]:
     # A receipt of an earlier id would vouch for pixels that are now being replaced.
     receipts.path(task.stage, task.key).unlink(missing_ok=True)
     start = time.monotonic()
-    done = task.work()
+    guard_process()  # what this worker logs
+    with without_secrets():
+        done = task.work()
     content = {**done.content, "seconds": round(time.monotonic() - start, 3)}
     return receipts.write(task.stage, task.key, task.id, content, done.files)
