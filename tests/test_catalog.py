@@ -248,9 +248,9 @@ def test_links_that_may_be_opened(url, href, wanted):
     "href",
     [
         "http://other/x.tif", "http://169.254.169.254/latest/meta-data", "ftp://h/x", "gs://b/x", "zip+https://h/x.zip!y",
-        "vrt://https://h/x.tif", "HDF5:/data/x.h5://y", "NETCDF:x.nc:y", "/vsicurl/https://h/x.tif", "/vsizip//etc/x.zip",
-        "vsis3/b/x", "file:///etc/passwd", "/etc/passwd", "../x.tif", "sub/../../x.tif", "https://me:pw@h/x.tif", "https:///x",
-        "https://h:port/x", "https://h/x y.tif", "https://h/x\n.tif", "https://h/<VRTDataset/>", "s3://bucket", "s3://b/x?y=1",
+        "vrt://https://h/x.tif", "HDF5:/data/x.h5://y", "NETCDF:x.nc:y", "/vsicurl/https://h/x", "/vsizip//etc/x.zip",
+        "vsis3/b/x", "file:///etc/passwd", "/etc/passwd", "../x.tif", "sub/../../x.tif", "https://me:pw@h/x", "https:///x",
+        "https://h:port/x", "https://h/x y.tif", "https://h/x\n.tif", "https://h/<VRT/>", "s3://bucket", "s3://b/x?y=1",
         "http://[::1", "https://h/" + "x" * 5000, "<VRTDataset rasterXSize='1'/>", "PG:host=h", "data:text/plain,x",
     ],
 )  # fmt: skip
