@@ -78,24 +78,46 @@ def redact_all(value: Any) -> Any:
     return value
 
 
-def scrub(error: BaseException) -> None:
-    """Take secrets out of the messages of an exception and of all that led to it, in place."""
-    seen: set[int] = set()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
-            continue
-        seen.add(id(one))
-        one.args = tuple(redact_all(a) if isinstance(a, str | list | tuple | dict) else a for a in one.args)
-        own = (
-            ["strerror", "filename", "filename2"] if isinstance(one, OSError) else []
-        )  # str() of an OSError is of these
-        for name in [*own, *getattr(one, "__dict__", {})]:
-            if isinstance(value := getattr(one, name), str):
-                setattr(one, name, redact(value))
-        waiting += [a for a in one.args if isinstance(a, BaseException)]
-        waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+def scrub(error: BaseException) -> BaseException:
+    """Take secrets out of the messages of an exception and of all that led to it, in place.
+
+    Returns
+    -------
+    BaseException
+        The same, or what replaces it: some libraries' exceptions (GDAL's) cannot be altered.
+    """
+    return _scrubbed(error, {})
+
+
+def _scrubbed(error: BaseException, known: dict[int, BaseException]) -> BaseException:
+    if id(error) in known:
+        return known[id(error)]
+    clean = error if _cleaned(error) else RuntimeError(redact(f"{type(error).__name__}: {error}"))
+    known[id(error)] = clean
+    for link in ("__cause__", "__context__"):
+        if (led := getattr(error, link)) is not None:
+            suppressed = error.__suppress_context__
+            setattr(clean, link, _scrubbed(led, known))
+            clean.__suppress_context__ = suppressed  # which setting a cause alters
+    for inner in (*error.args, *getattr(error, "exceptions", ())):
+        if isinstance(inner, BaseException):
+            _scrubbed(inner, known)
+    return clean.with_traceback(error.__traceback__)
+
+
+def _cleaned(error: BaseException) -> bool:
+    """Whether what an exception says is now without secrets."""
+    try:
+        args = tuple(redact_all(a) if isinstance(a, str | list | tuple | dict) else a for a in error.args)
+        if args != error.args:
+            error.args = args
+        own = ["strerror", "filename", "filename2"] if isinstance(error, OSError) else []  # its str() is of these
+        for name in [*own, *getattr(error, "__dict__", {})]:
+            if isinstance(value := getattr(error, name), str) and redact(value) != value:
+                setattr(error, name, redact(value))
+    except (AttributeError, TypeError):
+        return False
+    return redact(said := f"{error} {error!r}") == said
 
 
 @contextmanager
@@ -104,8 +126,10 @@ def without_secrets() -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        scrub(error)
-        raise
+        clean = scrub(error)
+        if clean is error:
+            raise
+        raise clean from clean.__cause__
 
 
 def guard_process() -> None:
@@ -123,7 +147,8 @@ def guard_process() -> None:
         if (clean := redact(said)) != said:
             made.msg, made.args = clean, None
         if made.exc_info and made.exc_info[1] is not None:
-            scrub(made.exc_info[1])
+            clean_error = scrub(made.exc_info[1])
+            made.exc_info = (type(clean_error), clean_error, made.exc_info[2])
         return made
 
     record._redacts = True  # type: ignore[attr-defined]

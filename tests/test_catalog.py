@@ -275,3 +275,13 @@ def test_http_where_the_catalog_says_so_and_tokens_nowhere():
     assert carries_token("https://h/x?sv=1&sig=abc")
     assert carries_token("https://h/x?X-Amz-Signature=abc")
     assert not carries_token("https://h/x?design=abc")
+
+
+@pytest.mark.parametrize("option", ["CPL_CURL_VERBOSE", "CPL_DEBUG", "GDAL_HTTP_HEADERS", "AWS_SECRET_ACCESS_KEY"])
+def test_a_catalog_cannot_have_headers_printed_or_secrets_set(tmp_path, option):
+    import yaml
+
+    facts = yaml.safe_load((Path(__file__).parent.parent / "catalogs/cdse.yaml").read_text())
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**facts, "gdal": {option: "YES"}}))
+    with pytest.raises(CatalogError, match=option):
+        load_catalog(tmp_path / "c.yaml")

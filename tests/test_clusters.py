@@ -13,7 +13,7 @@ import yaml
 
 from geoflow.errors import ClusterError
 from geoflow.jobs import clusterfile as kinds
-from geoflow.jobs.clusterkinds import WORKER_ENVIRONMENT, kubernetes_spec, queue_options, start
+from geoflow.jobs.clusterkinds import WORKER_ENVIRONMENT, fitting_workers, kubernetes_spec, queue_options, start
 from geoflow.jobs.clusters import Needs, connect, where
 from geoflow.jobs.versions import code_fingerprint, compare
 
@@ -109,6 +109,8 @@ def test_the_examples_are_valid_and_explained(path):
 def test_the_local_example_runs():
     with connect(str(ROOT / "jobs/clusters/local.yaml")) as client:
         assert len(client.scheduler_info()["workers"]) == 2
+        assert set(listening()) == {"127.0.0.1"}
+        assert client.dashboard_link.startswith("http://127.0.0.1:")
 
 
 # --- what is started ------------------------------------------------------------------------------------------------
@@ -125,9 +127,8 @@ def listening() -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("word", ["threads", "local"])
-def test_a_local_cluster_listens_on_loopback_only(word):
-    with connect(word) as client:
+def test_a_cluster_of_threads_listens_on_loopback_only():
+    with connect("threads") as client:
         client.submit(sum, [1, 2]).result()
         assert listening()
         assert set(listening()) == {"127.0.0.1"}
@@ -152,8 +153,10 @@ def test_workers_get_the_environment_and_the_memory_that_is_needed(monkeypatch, 
     assert (worker["nthreads"], worker["memory_limit"]) == (2, 3 * 2**30)
     assert allowed == 1
     most = psutil.virtual_memory().total
-    with connect("local", Needs(memory_bytes=most)) as client:
-        assert len(client.scheduler_info()["workers"]) == 1, "two such workers do not fit into this machine"
+    cores = len(os.sched_getaffinity(0))
+    assert fitting_workers(1, Needs(memory_bytes=most)) == 1, "two such workers do not fit into this machine"
+    assert fitting_workers(1, Needs()) == min(cores, most // (3 * 2**30))
+    assert fitting_workers(2 * cores, Needs()) == 1
 
 
 def test_a_worker_a_gpu_each_with_its_own(monkeypatch):
@@ -265,24 +268,19 @@ def test_what_kubernetes_is_told():
     assert " ".join(worker["args"]).startswith("dask-worker --nthreads 1 --memory-limit 8589934592 --resources GPU=1")
 
 
-@pytest.mark.parametrize("module", ["dask_jobqueue", "asyncssh", "dask_gateway", "dask_kubernetes"])
-def test_a_missing_package_is_named_with_its_extra(module, tmp_path):
-    """In a Python of its own that cannot find the package."""
-    kind, extra = {
-        "dask_jobqueue": ("slurm", "slurm"),
-        "asyncssh": ("ssh, hosts: [a]", "ssh"),
-        "dask_gateway": ("gateway", "gateway"),
-        "dask_kubernetes": ("kubernetes, image: i", "kubernetes"),
-    }[module]
-    file = tmp_path / "cluster.yaml"
-    file.write_text(f"{{kind: {kind}, allow_insecure: true}}")
-    code = (
-        f"import sys; sys.modules[{module!r}] = None\n"
-        f"from geoflow.jobs.clusters import connect\n"
-        f"with connect({str(file)!r}): pass"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert f"pip install 'geoflow[{extra}]'" in done.stderr
+@pytest.mark.parametrize(
+    ("module", "extra", "values"),
+    [
+        ("dask_jobqueue", "slurm", {"kind": "slurm"}),
+        ("asyncssh", "ssh", {"kind": "ssh", "hosts": ["a"], "allow_insecure": True}),
+        ("dask_gateway", "gateway", {"kind": "gateway"}),
+        ("dask_kubernetes.operator", "kubernetes", {"kind": "kubernetes", "image": "i", "allow_insecure": True}),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(module, extra, values, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # as Python marks what it cannot import
+    with pytest.raises(ClusterError, match=rf"pip install 'geoflow\[{extra}\]'"):
+        start(kinds.parse_cluster(values), Needs())
 
 
 # --- versions -------------------------------------------------------------------------------------------------------

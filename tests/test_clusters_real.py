@@ -150,6 +150,7 @@ def test_a_job_over_tls(sample, tmp_path):
             pass
 
 
+@pytest.mark.slow
 def test_workers_with_other_packages_are_refused(tmp_path):
     """Two real workers in a Python that reports another numpy, and one package that is not there."""
     (tmp_path / "shadow").mkdir()
@@ -268,6 +269,7 @@ def ssh_server(home: Path) -> Iterator[int]:
         thread.join(30)
 
 
+@pytest.mark.slow
 def test_workers_behind_ssh_speak_tls(tmp_path, monkeypatch):
     tls = make_certificates(tmp_path / "tls")
     monkeypatch.setenv("HOME", str(tmp_path))

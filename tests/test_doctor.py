@@ -94,6 +94,7 @@ def test_what_is_red_ends_with_1_and_says_what_to_do(tiny_job, tmp_path):
         assert fix in lines[at + 1]
 
 
+@pytest.mark.slow
 def test_a_job_that_is_not_valid_and_a_folder_that_cannot_be_written(tiny_job, tmp_path):
     job = tiny_job(*LEFT_OUT, grid={"crs": "EPSG:4326"})
     (tmp_path / "file").touch()
@@ -103,6 +104,7 @@ def test_a_job_that_is_not_valid_and_a_folder_that_cannot_be_written(tiny_job, t
     assert "--out" in found["disk"].do
 
 
+@pytest.mark.slow
 def test_catalogs_that_never_answer_do_not_hold_it_up(tmp_path, monkeypatch, silent):
     from geoflow.imagery import catalog
 
@@ -117,6 +119,7 @@ def test_catalogs_that_never_answer_do_not_hold_it_up(tmp_path, monkeypatch, sil
     assert time.monotonic() - start < 40
 
 
+@pytest.mark.slow
 def test_the_projections_of_another_installation(tmp_path):
     """PROJ_DATA that points at a folder without a database is what a mix of conda and pip leaves behind."""
     done = doctor("--cluster", "threads", "--json", PROJ_DATA=str(tmp_path), PROJ_LIB=str(tmp_path))

@@ -77,6 +77,21 @@ def test_what_led_to_an_error_is_without():
         fail()
     for error in (caught.value, caught.value.__cause__):
         assert PLANTED not in repr(error) + str(error)
+
+    class Fixed(Exception):  # as GDAL's are in rasterio: its words cannot be altered
+        args = property(lambda _: (f"https://h/x?sig={PLANTED}",))
+
+        def __str__(self) -> str:
+            return str(self.args[0])
+
+    def fail_in_gdal() -> None:
+        raise Fixed from Fixed()
+
+    with pytest.raises(RuntimeError, match=r"Fixed: https://h/x\?sig=\*\*\*") as replaced, without_secrets():
+        fail_in_gdal()
+    assert PLANTED not in repr(replaced.value.__cause__) + repr(
+        replaced.value.__context__ and replaced.value.__context__.__cause__
+    )
     loop = ValueError(f"token={PLANTED}")
     loop.__context__ = loop
     scrub(loop)

@@ -24,7 +24,7 @@ from geoflow.inputs import BANDS
 REMOTE_SCHEMES = ("http", "https", "s3")
 _GDAL_OPTION = re.compile(
     r"(AWS|AZURE|GS|OSS|SWIFT|VSI|CPL_VSIL|GDAL_HTTP|GTIFF|OPENJPEG|JP2)_[A-Z0-9_]+"
-    r"|GDAL_(DISABLE_READDIR_ON_OPEN|INGESTED_BYTES_AT_OPEN|CACHEMAX|NUM_THREADS)|CPL_(CURL|DEBUG)[A-Z0-9_]*|VSI_CACHE"
+    r"|GDAL_(DISABLE_READDIR_ON_OPEN|INGESTED_BYTES_AT_OPEN|CACHEMAX|NUM_THREADS)|CPL_CURL_[A-Z0-9_]*|VSI_CACHE"
 )
 _SECRET = re.compile(
     r"SECRET|TOKEN|PASSW|ACCESS_KEY|SAS|USERPWD|BEARER|CREDENTIALS|PRIVATE|CONNECTION_STRING|HEADERS?$"
@@ -125,7 +125,7 @@ class Catalog(BaseModel):
         for name in gdal:
             if _SECRET.search(name):
                 raise ValueError(f"{name} is a credential; set it in the environment, not in a file that is passed on")
-            if not _GDAL_OPTION.fullmatch(name):
+            if not _GDAL_OPTION.fullmatch(name) or "VERBOSE" in name:  # which prints headers, keys and all
                 raise ValueError(
                     f"{name} is not an option for reading over a network (AWS_..., GDAL_HTTP_..., VSI_...)"
                 )

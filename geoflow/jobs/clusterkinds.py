@@ -137,13 +137,18 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def _local(cluster: kinds.Local, needs: Needs) -> Any:
+def fitting_workers(threads: int, needs: Needs) -> int:
+    """How many workers this machine has cores and memory for; one in any case."""
     import psutil
+
+    return max(1, min(_cores() // threads, psutil.virtual_memory().total // needs.limit_bytes))
+
+
+def _local(cluster: kinds.Local, needs: Needs) -> Any:
     from distributed import LocalCluster
 
     threads = cluster.threads or 1
-    fitting = max(1, min(_cores() // threads, psutil.virtual_memory().total // needs.limit_bytes))
-    workers = cluster.workers or fitting
+    workers = cluster.workers or fitting_workers(threads, needs)
     limit = {} if cluster.memory is None else {"memory_limit": cluster.memory}
     # Loopback only: an open Dask port lets whoever reaches it run code.
     return LocalCluster(
