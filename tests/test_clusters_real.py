@@ -206,6 +206,20 @@ def test_a_job_on_slurm(slurm, sample, tmp_path):
     assert not list((tmp_path / "logs").glob(".dask-jobqueue*")), "certificates are left behind"
 
 
+@pytest.mark.slow
+def test_a_worker_that_slurm_ends_is_asked_for_again(slurm, tmp_path, monkeypatch):
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    with connect(in_slurm(tmp_path, workers=1)) as client:
+        (first,) = client.scheduler_info()["workers"]
+        subprocess.run(["scancel", "--partition=test"], check=True)
+        deadline = time.monotonic() + 120
+        while set(client.scheduler_info()["workers"]) <= {first}:
+            assert time.monotonic() < deadline, "no worker took its place"
+            time.sleep(0.5)
+        assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+
+
 def test_what_slurm_refuses_is_said_at_once(slurm, tmp_path, monkeypatch):
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)

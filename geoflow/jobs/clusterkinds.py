@@ -283,8 +283,8 @@ def _scaled(running: Any, workers: int | kinds.Adaptive, kind: str) -> Any:
         _close_unfinished(running)
         said = " ".join(str(error).rpartition("stderr:")[2].split()) or type(error).__name__
         raise ClusterError(f"kind {kind}: no worker could be asked for: {said}") from error
-    if isinstance(workers, kinds.Adaptive):
-        running.adapt(minimum=workers.minimum, maximum=workers.maximum)
+    # Adaptive for a fixed number too: what ends with its walltime, or its node, is asked for again.
+    running.adapt(minimum=first, maximum=workers.maximum if isinstance(workers, kinds.Adaptive) else first)
     return running
 
 
