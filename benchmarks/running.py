@@ -48,7 +48,7 @@ def main() -> None:
         folder = Path(name)
 
         def ours() -> None:
-            outcome = run_tasks(client, tasks, folder, Outcome(), lambda task: None)
+            outcome = run_tasks(client, tasks, folder, Outcome())
             if outcome.done != count:
                 raise SystemExit(f"{count - outcome.done} tasks did not end well: {outcome.failed[:1]}")
 

@@ -11,6 +11,8 @@ class GeoflowError(Exception):
     """A condition that the user can mend; the message names the value and the fix."""
 
     exit_code = 2
+    passing = False
+    """Whether the same thing may go well a minute later: then a task that met it is tried again."""
 
     def __init__(self, *args: object) -> None:
         # Messages quote links and the words of other libraries, and go to screens, receipts and reports.
@@ -36,6 +38,8 @@ class CatalogError(GeoflowError):
 class SceneError(GeoflowError):
     """A scene that cannot be read or whose metadata contradict themselves."""
 
+    passing = True
+
 
 class LabelError(GeoflowError):
     """A label source that is missing, misses the area or holds unknown classes."""
@@ -50,7 +54,17 @@ class StoreError(GeoflowError):
 
 
 class ClusterError(GeoflowError):
-    """A Dask cluster that cannot be started or reached."""
+    """A Dask cluster that cannot be started or reached, or that was lost."""
+
+
+class RunBusy(GeoflowError):
+    """An output that another run, which lives, is writing."""
+
+
+class RunCancelled(GeoflowError):
+    """A run that somebody asked to stop."""
+
+    exit_code = 130
 
 
 class RunFailed(GeoflowError):

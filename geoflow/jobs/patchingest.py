@@ -14,7 +14,7 @@ from typing import Any
 
 from geoflow.errors import LabelError, RunFailed
 from geoflow.jobs.clusters import connect
-from geoflow.jobs.runner import Outcome, run_tasks, split_finished
+from geoflow.jobs.runner import Outcome, Watch, run_tasks, split_finished
 from geoflow.jobs.tasks import Done, Task
 from geoflow.labels.patchindex import Skipped
 from geoflow.labels.patchplan import PatchOptions, plan_patches
@@ -171,7 +171,7 @@ def _run(store: PatchStore, todo: list[Task], outcome: Outcome, cluster: str, pr
 
     with connect(cluster) as client:
         began = time.monotonic()
-        run_tasks(client, todo, store.path, outcome, on_done)
+        run_tasks(client, todo, store.path, outcome, Watch(on_done))
 
 
 def _patches(store: PatchStore, task: Task) -> int:

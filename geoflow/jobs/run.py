@@ -16,7 +16,7 @@ from geoflow.jobs.console import Console, QuietConsole
 from geoflow.jobs.estimate import worker_needs
 from geoflow.jobs.flow import Flow, Stage
 from geoflow.jobs.publish import publish
-from geoflow.jobs.runner import Outcome, run_tasks, split_finished
+from geoflow.jobs.runner import Outcome, Watch, run_tasks, split_finished
 from geoflow.jobs.sealing import close_seal, open_seal, verify_made
 from geoflow.jobs.spec import Job
 from geoflow.jobs.summary import summarise
@@ -133,7 +133,7 @@ def _run_stage(run: Run, stage: Stage, client: _Lazily, console: Console) -> Non
         if todo:
             ready = client.get()
             with progress.listening(ready):
-                run_tasks(ready, todo, run.flow.out, outcome, progress.advance)
+                run_tasks(ready, todo, run.flow.out, outcome, Watch(progress.advance, say=console.say))
     if not outcome.failed:
         stage.finish()
     run.seconds[stage.name] = time.monotonic() - start

@@ -1,27 +1,84 @@
-"""Running tasks on a cluster: a sliding window of futures, each with its receipt.
+"""Running tasks on a cluster: a sliding window of futures, each task with its receipt.
 
 The scheduler never sees more than a few tasks a worker, so its memory and speed do not depend on the country's size.
+What may fail is expected to: a task is tried again after a while, a worker that takes too long over one is started anew,
+and a task that takes workers down with it is set aside until all others are done, and then tried alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import heapq
+import itertools
+import queue
+import random
+import threading
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoflow.errors import GeoflowError
-from geoflow.jobs.tasks import Task, perform
+from geoflow.errors import ClusterError
+from geoflow.jobs.spool import Spool
+from geoflow.jobs.tasks import Ended, Failure, Task, attempt, failure_of
 from geoflow.store.receipts import Receipts
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-IN_FLIGHT_PER_WORKER = 3
+IN_FLIGHT_PER_THREAD = 3
 """Tasks handed out per thread of the cluster: one runs, the next ones wait at the worker, so that it never idles."""
 
-RETRIES = 1
-"""How often a task is tried again after an error that may pass (a lost connection, a killed worker)."""
+BATCH_S = 0.2
+"""Tasks that take less are handed out several at a time, so that handing out does not take longer than doing."""
+
+MOST_AT_ONCE = 64
+"""Tasks handed out as one, at most."""
+
+TOPIC = "geoflow-tasks"
+"""Dask topic on which workers say which task they begin, and how what they were handed ended.
+
+Not as the result of a future: that stays with its worker until it is fetched, and is lost with it, so that what is done
+would be done again. What is said goes to the driver by itself, before the future is known to be finished.
+"""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long, and how often.
+
+    Parameters
+    ----------
+    retries : int
+        How often a task is tried again after an error that may pass, or after the loss of its worker.
+    backoff_s : float
+        Seconds before the first of these; before each following one four times as long, and a little by chance.
+    task_s : float, optional
+        Seconds that a task may take, once begun; then its worker is started anew. No limit by default.
+    gone_s : float
+        Seconds after which a task whose worker has left is handed out again, where the scheduler has not done so.
+    heal_s : float
+        Seconds after which a local cluster that has fewer workers than it had is given new ones.
+    stall_s : float
+        Seconds that the scheduler may keep tasks without one being begun, while it has workers.
+    workers_s : float
+        Seconds that the cluster may be without any worker (a queue of SLURM may take its time).
+    """
+
+    retries: int = 2
+    backoff_s: float = 2.0
+    task_s: float | None = None
+    gone_s: float = 60.0
+    heal_s: float = 20.0
+    stall_s: float = 1800.0
+    workers_s: float = 24 * 3600.0
+
+    def wait_s(self, tries: int) -> float:
+        """Seconds to wait before another try, after so many."""
+        # Not all at once: a server that failed under the load of all tiles would meet them all again.
+        return self.backoff_s * 4.0 ** (tries - 1) * random.uniform(0.75, 1.25)
 
 
 @dataclass
@@ -30,9 +87,9 @@ class Outcome:
 
     done: int = 0
     skipped: int = 0
-    failed: list[dict[str, str]] = field(default_factory=list)
+    failed: list[dict[str, Any]] = field(default_factory=list)
     work_seconds: float = 0.0
-    receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    receipts: Spool = field(default_factory=Spool)
 
     @property
     def tasks(self) -> int:
@@ -54,8 +111,32 @@ def split_finished(tasks: Iterable[Task], receipts: Receipts) -> tuple[list[Task
     return todo, outcome
 
 
+@dataclass(frozen=True)
+class Watch:
+    """Who is told how it goes.
+
+    Parameters
+    ----------
+    on_done : callable
+        Called with each task that ended, well or not.
+    tick : callable
+        Called about twice a second; what it raises ends the run (a wish to cancel).
+    say : callable
+        Called with a line of news: a try that failed, a worker that was lost.
+    """
+
+    on_done: Callable[[Task], None] = lambda task: None
+    tick: Callable[[], None] = lambda: None
+    say: Callable[[str], None] = lambda text: None
+
+
 def run_tasks(
-    client: Client, todo: Iterable[Task], folder: Path, outcome: Outcome, on_done: Callable[[Task], None]
+    client: Client,
+    todo: Iterable[Task],
+    folder: Path,
+    outcome: Outcome,
+    watch: Watch | None = None,
+    patience: Patience | None = None,
 ) -> Outcome:
     """Run tasks, a bounded number at a time; a failed one is noted and the others go on.
 
@@ -68,52 +149,337 @@ def run_tasks(
         The output folder.
     outcome : Outcome
         Filled in place and returned.
-    on_done : callable
-        Called with each task that ended, well or not.
+    watch : Watch, optional
+    patience : Patience, optional
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler is lost, has had no worker for too long, or hands out nothing. What is done is kept.
     """
-    from distributed import as_completed
-
-    waiting = iter(todo)
-    threads = max(1, sum(client.nthreads().values()))
-    running: dict[Any, Task] = {}
-
-    def start(task: Task) -> Future:
-        future = client.submit(perform, task, folder, key=f"{task.label}-{task.id[:12]}", retries=RETRIES, pure=False)
-        running[future.key] = task
-        return future
-
-    window = as_completed([start(t) for t in _take(waiting, threads * IN_FLIGHT_PER_WORKER)], with_results=False)
-    for future in window:
-        task = running.pop(future.key)
-        _settle(task, future, outcome)
-        on_done(task)
-        # Forget the finished one before the next is handed out: the window stays bounded.
-        future.release()
-        for following in _take(waiting, 1):
-            window.add(start(following))
+    window = _Window(client, iter(todo), folder, outcome, watch or Watch(), patience or Patience())
+    with window.listening():
+        window.run()
     return outcome
 
 
-def _take(tasks: Iterator[Task], count: int) -> list[Task]:
-    return [task for _, task in zip(range(count), tasks, strict=False)]
+@dataclass(frozen=True)
+class _Try:
+    """A task and how often it was tried; ``alone`` where it is suspected of taking workers down."""
+
+    task: Task
+    number: int = 1
+    alone: bool = False
 
 
-def _settle(task: Task, future: Future, outcome: Outcome) -> None:
-    error = future.exception() if future.status != "cancelled" else RuntimeError("cancelled by the cluster")
-    if error is None:
-        receipt = future.result()
-        outcome.done += 1
-        outcome.work_seconds += receipt["seconds"]
-        outcome.receipts[task.key] = receipt
-        return
-    text = str(error) if isinstance(error, GeoflowError) else f"{type(error).__name__}: {error}"
-    failure = {"stage": task.stage, "key": task.key, "error": text}
-    if not isinstance(error, GeoflowError) and future.status != "cancelled":
-        failure["traceback"] = _traceback(future)
-    outcome.failed.append(failure)
+@dataclass
+class _Running:
+    """What was handed out as one, and which of it is being done where, since when."""
+
+    tries: list[_Try]
+    future: Future
+    place: int = 0
+    worker: str | None = None
+    since: float = 0.0
+
+    @property
+    def task(self) -> Task:
+        return self.tries[self.place].task
 
 
-def _traceback(future: Future) -> str:
-    import traceback
+_TICK_S = 0.5
+_LOOK_S = 2.0
 
-    return "".join(traceback.format_tb(future.traceback()))
+
+class _Window:
+    """The tasks that are handed out, those that wait for another try, and those that are set aside."""
+
+    def __init__(
+        self,
+        client: Client,
+        todo: Iterator[Task],
+        folder: Path,
+        outcome: Outcome,
+        watch: Watch,
+        patience: Patience,
+    ) -> None:
+        self._client, self._todo, self._folder = client, todo, folder
+        self._outcome, self._watch, self._patience = outcome, watch, patience
+        self._events: queue.SimpleQueue[tuple[str, str, Any]] = queue.SimpleQueue()
+        self._running: dict[str, _Running] = {}
+        self._later: list[tuple[float, int, _Try]] = []
+        self._aside: deque[_Try] = deque()
+        self._numbers = itertools.count()
+        self._mean_s: float | None = None
+        self._workers: dict[str, int] = {}
+        self._has_gpu = False
+        self._looked = self._ticked = 0.0
+        self._moved = self._staffed = self._complete = time.monotonic()
+        self._stalled_before = self._told_of_no_workers = False
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hear which tasks begin; on the way out, nothing of ours is left on the cluster."""
+
+        def hear(event: tuple[float, dict[str, Any]]) -> None:
+            self._events.put((event[1]["event"], event[1]["key"], event[1]))
+
+        self._client.subscribe_topic(TOPIC, hear)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError, TimeoutError):
+                if self._running:
+                    self._client.cancel([r.future for r in self._running.values()], force=True)
+                self._client.unsubscribe_topic(TOPIC)
+
+    def run(self) -> None:
+        self._look()
+        self._fill()
+        while self._running or self._later:
+            self._take_in()
+            now = time.monotonic()
+            if now - self._ticked >= _TICK_S:
+                self._ticked = now
+                self._watch.tick()
+            if now - self._looked >= _LOOK_S:
+                self._look()
+            self._fill()
+
+    # --- handing out ------------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        if any(t.alone for r in self._running.values() for t in r.tries):
+            return
+        room = max(1, sum(self._workers.values())) * IN_FLIGHT_PER_THREAD - len(self._running)
+        for _ in range(room):
+            tries = self._next()
+            if not tries:
+                break
+            self._start(tries)
+        if not self._running and not self._later and self._aside:
+            self._start([self._aside.popleft()])
+
+    def _next(self) -> list[_Try]:
+        if self._later and self._later[0][0] <= time.monotonic():
+            return [heapq.heappop(self._later)[2]]
+        size = 1 if self._mean_s is None else int(max(1, min(BATCH_S / max(self._mean_s, 1e-4), MOST_AT_ONCE)))
+        return [_Try(task) for task in itertools.islice(self._todo, size)]
+
+    def _start(self, tries: list[_Try]) -> None:
+        first = tries[0].task
+        key = f"{first.label}-{first.id[:12]}-{next(self._numbers)}"
+        options = {"resources": {"GPU": 1}} if self._has_gpu and first.gpu else {}
+        tasks = [t.task for t in tries]
+        future = self._client.submit(_on_worker, tasks, self._folder, key, key=key, pure=False, retries=0, **options)
+        self._running[key] = _Running(tries, future)
+        future.add_done_callback(lambda done: self._events.put(("ended", key, done)))
+
+    # --- taking in --------------------------------------------------------------------------------------------------
+
+    def _take_in(self) -> None:
+        """All that has happened; waits a moment for the first."""
+        timeout = _TICK_S
+        with contextlib.suppress(queue.Empty):
+            while True:
+                kind, key, what = self._events.get(timeout=timeout)
+                timeout = 0.0
+                if key in self._running:
+                    self._moved = time.monotonic()
+                    if kind == "began":
+                        self._begin(self._running[key], what)
+                    elif kind == "reported":
+                        self._report(self._running.pop(key), what["ended"])
+                    else:
+                        self._end(self._running.pop(key))
+
+    @staticmethod
+    def _begin(running: _Running, event: dict[str, Any]) -> None:
+        running.worker, running.place, running.since = event["worker"], event["place"], time.monotonic()
+
+    def _report(self, running: _Running, ended: list[dict[str, Any]]) -> None:
+        # Forgotten before the next is handed out: the window stays bounded.
+        running.future.release()
+        for one, how in zip(running.tries, ended, strict=True):
+            self._settle(one, Ended.from_dict(how))
+
+    def _end(self, running: _Running) -> None:
+        """The future ended, and nothing was reported."""
+        future = running.future
+        if future.status == "error":
+            self._end_badly(running, future.exception())
+        else:
+            self._check_scheduler()
+            self._again(running, "the cluster dropped it")
+        future.release()
+
+    def _end_badly(self, running: _Running, error: BaseException) -> None:
+        """The worker did not come to report: it died, or could not even take the task."""
+        from distributed import KilledWorker
+
+        if not isinstance(error, KilledWorker):
+            failure = failure_of(error)
+            for one in running.tries:
+                self._settle(one, Ended(failure=replace(failure, passing=isinstance(error, OSError))))
+            return
+        times = error.allowed_failures + 1
+        for one in running.tries:
+            if one.alone:
+                text = (
+                    f"its worker died {times} times while nothing else ran: it may need more memory than a worker has"
+                )
+                self._settle(replace(one, number=self._patience.retries + 1), Ended(failure=Failure(text)))
+            else:
+                self._watch.say(
+                    f"{one.task.label}: {times} workers died over it; it is tried alone when all else is done"
+                )
+                self._aside.append(replace(one, alone=True))
+
+    def _settle(self, one: _Try, ended: Ended) -> None:
+        task = one.task
+        if ended.failure is not None:
+            self._fail(one, ended.failure)
+        elif ended.receipt is not None:
+            seconds = float(ended.receipt["seconds"])
+            self._mean_s = seconds if self._mean_s is None else 0.9 * self._mean_s + 0.1 * seconds
+            self._outcome.done += 1
+            self._outcome.work_seconds += seconds
+            self._outcome.receipts[task.key] = ended.receipt
+            self._watch.on_done(task)
+
+    def _fail(self, one: _Try, failure: Failure) -> None:
+        task = one.task
+        if failure.passing and one.number <= self._patience.retries:
+            wait = self._patience.wait_s(one.number)
+            told = failure.text.partition("\n")[0]
+            self._watch.say(f"{task.label}: try {one.number} failed, another in {wait:.0f} s: {told}")
+            heapq.heappush(
+                self._later, (time.monotonic() + wait, next(self._numbers), replace(one, number=one.number + 1))
+            )
+            return
+        found = {"stage": task.stage, "key": task.key, "error": failure.text, "tries": one.number}
+        self._outcome.failed.append(found | ({"traceback": failure.trace} if failure.trace else {}))
+        self._watch.on_done(task)
+
+    def _again(self, running: _Running, why: str) -> None:
+        for one in running.tries:
+            self._settle(one, Ended(failure=Failure(why)))
+
+    # --- looking around ---------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        self._looked = time.monotonic()
+        self._check_scheduler()
+        try:
+            self._workers = dict(self._client.nthreads())
+            if not self._has_gpu:
+                described = self._client.scheduler_info(n_workers=-1)["workers"].values()
+                self._has_gpu = any("GPU" in worker.get("resources", {}) for worker in described)
+        except (OSError, TimeoutError) as error:
+            raise _lost(self._client) from error
+        self._look_for_workers()
+        for key, running in list(self._running.items()):
+            self._look_at(key, running)
+        self._look_for_a_stall()
+
+    def _check_scheduler(self) -> None:
+        if self._client.status in ("closed", "closing"):
+            raise _lost(self._client)
+
+    def _look_for_workers(self) -> None:
+        now = time.monotonic()
+        wanted = self._wanted_workers()
+        if len(self._workers) >= wanted:
+            self._complete = now
+        elif now - self._complete > self._patience.heal_s:
+            # A local cluster gives a worker up whose new process does not come soon; others have their own ways.
+            self._complete = now
+            if self._client.cluster is not None:
+                self._client.cluster.scale(wanted)
+        if self._workers:
+            self._staffed, self._told_of_no_workers = now, False
+            return
+        self._moved = now
+        if now - self._staffed > self._patience.workers_s:
+            raise ClusterError(
+                f"the cluster at {_address(self._client)} has had no worker for {now - self._staffed:.0f} s; "
+                "what is done is kept, run again when it has some"
+            )
+        if now - self._staffed > 10 and not self._told_of_no_workers:
+            self._told_of_no_workers = True
+            self._watch.say(f"the cluster at {_address(self._client)} has no workers; waiting for some")
+
+    def _wanted_workers(self) -> int:
+        """How many workers a local cluster was asked for; 0 for clusters that see to it themselves."""
+        from distributed import LocalCluster
+
+        cluster = self._client.cluster
+        return len(cluster.worker_spec) if isinstance(cluster, LocalCluster) else 0
+
+    def _look_at(self, key: str, running: _Running) -> None:
+        if running.worker is None or running.future.status != "pending":
+            return
+        took, limit = time.monotonic() - running.since, self._patience.task_s
+        if running.worker not in self._workers:
+            if took > self._patience.gone_s:
+                self._withdraw(key)
+                self._again(running, f"its worker {running.worker} is gone")
+        elif limit is not None and took > limit:
+            self._withdraw(key)
+            self._restart(running.worker)
+            late = running.tries.pop(running.place)
+            self._settle(late, Ended(failure=Failure(f"took longer than {limit:g} s (--task-timeout)")))
+            self._again(running, f"shared a worker with {late.task.label}, which took too long")
+
+    def _withdraw(self, key: str) -> None:
+        self._client.cancel([self._running.pop(key).future], force=True)
+
+    def _restart(self, worker: str) -> None:
+        """End what a worker does. Only a nanny can: without one, the result is not waited for any more."""
+
+        def restart() -> None:
+            with contextlib.suppress(Exception):
+                self._client.restart_workers([worker], timeout=60, raise_for_error=False)
+
+        # Beside the others, which are not to wait for it.
+        threading.Thread(target=restart, name="geoflow-restart", daemon=True).start()
+
+    def _look_for_a_stall(self) -> None:
+        idle = time.monotonic() - self._moved
+        waiting = [key for key, running in self._running.items() if running.worker is None]
+        if idle < self._patience.stall_s or len(waiting) < len(self._running) or not waiting:
+            return
+        if self._stalled_before:
+            raise ClusterError(
+                f"the scheduler at {_address(self._client)} has {len(self._workers)} workers and has begun no task for "
+                f"{2 * self._patience.stall_s:.0f} s; what is done is kept, restart the cluster and run again"
+            )
+        self._stalled_before, self._moved = True, time.monotonic()
+        self._watch.say(f"no task was begun for {idle:.0f} s; all {len(waiting)} are handed out again")
+        for key in waiting:
+            tries = self._running[key].tries
+            self._withdraw(key)
+            self._start(tries)
+
+
+def _on_worker(tasks: list[Task], folder: Path, key: str) -> None:
+    """What a worker is handed."""
+    from distributed import get_worker
+
+    worker = get_worker()
+
+    def tell(place: int) -> None:
+        worker.log_event(TOPIC, {"event": "began", "key": key, "place": place, "worker": worker.address})
+
+    ended = [one.to_dict() for one in attempt(tasks, folder, tell)]
+    worker.log_event(TOPIC, {"event": "reported", "key": key, "ended": ended})
+
+
+def _address(client: Client) -> str:
+    return str(client.scheduler.address) if client.scheduler is not None else "its address"
+
+
+def _lost(client: Client) -> ClusterError:
+    return ClusterError(
+        f"the scheduler at {_address(client)} does not answer any more; what is done is kept, run again to go on"
+    )

@@ -71,7 +71,7 @@ def summarise(run: Run) -> dict[str, Any]:
         summary["areas_ha"] = _areas(receipts["predict"], flow)
     if "change" in receipts and flow.job.change:
         summary["change"] = _change(receipts["change"], flow)
-    if found := receipts.get("engine", {}).get("engine"):
+    if "engine" in receipts and (found := receipts["engine"].get("engine")):
         summary["engine"] = {key: found[key] for key in ("engine", "agreement", "tried_px")}
     if receipts.get("seams"):
         summary["seams"] = _seams(receipts["seams"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from geoflow.errors import GeoflowError
 from geoflow.redact import guard_process, without_secrets
 from geoflow.store.receipts import Receipts
 
@@ -41,6 +44,10 @@ class Task:
         What to do.
     redo_if : str
         Key of a receipt under which it owns to something missing: a receipt that has it does not count.
+    gpu : bool
+        It runs a net: where workers declare the Dask resource ``GPU``, one such task runs on each at a time.
+    because : mapping of name -> digest
+        The id in parts, for the receipt: they tell later what has changed.
     """
 
     stage: str
@@ -48,6 +55,8 @@ class Task:
     id: str
     work: Work
     redo_if: str = ""
+    gpu: bool = False
+    because: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -77,4 +86,70 @@ def perform(task: Task, folder: Path) -> dict[str, Any]:
     with without_secrets():
         done = task.work()
     content = {**done.content, "seconds": round(time.monotonic() - start, 3)}
+    if task.because:
+        content["because"] = dict(task.because)
     return receipts.write(task.stage, task.key, task.id, content, done.files)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a task did not end well, as plain text: an exception need not survive the way back to the driver.
+
+    ``passing`` says whether another try may go well; ``trace`` is empty for errors that the user can mend.
+    """
+
+    text: str
+    passing: bool = True
+    trace: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a try of a task ended: a receipt or a failure."""
+
+    receipt: dict[str, Any] | None = None
+    failure: Failure | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for the way from the worker."""
+        return {"receipt": self.receipt, "failure": None if self.failure is None else asdict(self.failure)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Ended:
+        """The inverse of `to_dict`."""
+        failure = values["failure"]
+        return cls(values["receipt"], None if failure is None else Failure(**failure))
+
+
+def attempt(tasks: Sequence[Task], folder: Path, on_start: Callable[[int], None]) -> list[Ended]:
+    """Try tasks one after the other; one that fails does not keep the others from being tried.
+
+    Parameters
+    ----------
+    tasks : sequence of Task
+    folder : Path
+        The output folder.
+    on_start : callable
+        Called with the place of each task in ``tasks`` before it is tried.
+    """
+    ended = []
+    for place, task in enumerate(tasks):
+        on_start(place)
+        try:
+            ended.append(Ended(perform(task, folder)))
+        except Exception as error:  # noqa: BLE001  (told to the driver, which decides)
+            ended.append(Ended(failure=failure_of(error)))
+    return ended
+
+
+_LASTING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+"""What the system says of disks that are full or may not be written: trying again does not help."""
+
+
+def failure_of(error: BaseException) -> Failure:
+    """An error as the driver is told of it."""
+    if isinstance(error, GeoflowError):
+        return Failure(str(error), passing=error.passing)
+    lasting = isinstance(error, OSError) and error.errno in _LASTING
+    trace = "" if lasting else "".join(traceback.format_tb(error.__traceback__))
+    return Failure(f"{type(error).__name__}: {error}", passing=not lasting, trace=trace)
