@@ -1,7 +1,7 @@
 """Running tasks on a cluster: a sliding window of futures, each task with its receipt.
 
 The scheduler never sees more than a few tasks a worker, so its memory and speed do not depend on the country's size.
-What may fail is expected to: a task is tried again after a while, a worker that takes too long over one is started anew,
+What may fail is expected to: a task is tried again after a while, a worker that takes too long over one is ended,
 and a task that takes workers down with it is set aside until all others are done, and then tried alone.
 """
 
