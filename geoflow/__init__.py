@@ -40,6 +40,7 @@ _PUBLIC = {
     "run": ("geoflow.jobs.run", "run_job"),
     "search": ("geoflow.imagery", "search"),
     "series": ("geoflow.mapping.series", "series"),
+    "submit": ("geoflow.jobs.submit", "submit"),
     "transitions": ("geoflow.mapping.transitions", "transitions"),
 }
 
@@ -68,6 +69,7 @@ __all__ = [
     "run",
     "search",
     "series",
+    "submit",
     "transitions",
 ]
 
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from geoflow.inputs import InputSpec
     from geoflow.jobs.jobfile import load_job
     from geoflow.jobs.run import run_job as run
+    from geoflow.jobs.submit import submit
     from geoflow.labels import load_change_labels, load_labels, open_patches
     from geoflow.legends import Legend, legend
     from geoflow.mapping.areas import areas

@@ -12,7 +12,18 @@ from geoflow.cli_accuracy import app as accuracy_app
 from geoflow.cli_bigearthnet import app as bigearthnet_app
 from geoflow.cli_doctor import doctor
 from geoflow.cli_labels import app as labels_app
-from geoflow.cli_options import JobFile, Out, Settings
+from geoflow.cli_options import (
+    JobFile,
+    Limit,
+    Out,
+    Retries,
+    Settings,
+    TaskTimeout,
+    Where,
+    end_on_termination,
+    patience_of,
+)
+from geoflow.cli_runs import add_run_commands
 from geoflow.cli_search import search
 from geoflow.cli_verify import verify
 from geoflow.errors import GeoflowError, RunFailed
@@ -41,7 +52,6 @@ app.command("search")(search)
 app.command("verify")(verify)
 app.command("doctor")(doctor)
 
-Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N tiles, to try a job out.")]
 Refresh = Annotated[bool, typer.Option("--refresh", help="Search the catalog again, although the scenes are frozen.")]
 
 
@@ -56,16 +66,11 @@ def run(
     job: JobFile,
     out: Out = None,
     settings: Settings = None,
-    cluster: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WHERE",
-            help="local, threads, cuda, tls://HOST:PORT, file:PATH or a cluster file; local by default, or "
-            "DASK_SCHEDULER_ADDRESS.",
-        ),
-    ] = None,
+    cluster: Where = None,
     limit: Limit = None,
     refresh: Refresh = False,
+    retries: Retries = 2,
+    task_timeout: TaskTimeout = None,
 ) -> None:
     """Run a job, or finish one that was begun: what is done is kept.
 
@@ -79,8 +84,10 @@ def run(
     console = _console()
     loaded = load_job(job, settings or ())
     folder = out or Path("out") / loaded.name
+    end_on_termination()
     try:
-        summary = run_job(loaded, folder, cluster, limit, refresh, RichConsole(console))
+        patience = patience_of(retries, task_timeout)
+        summary = run_job(loaded, folder, cluster, limit, refresh, RichConsole(console), patience)
     except KeyboardInterrupt:
         console.print(f"\nInterrupted. What is done is kept; to go on: [bold]geoflow run {job} --out {folder}[/]")
         raise typer.Exit(130) from None
@@ -105,15 +112,7 @@ def plan(
     print_plan(console, planned)
 
 
-@app.command()
-def status(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a run.", show_default=False)],
-) -> None:
-    """Show how far a run came."""
-    from geoflow.jobs.evaluate import read_summary
-    from geoflow.jobs.tables import print_summary
-
-    print_summary(_console(), read_summary(out), out)
+add_run_commands(app)
 
 
 @app.command()

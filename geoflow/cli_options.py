@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from geoflow.jobs.runner import Patience
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; out/<job name> by default.")]
@@ -13,3 +17,37 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the job, e.g. --set grid.tile=1024."),
 ]
+Where = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="WHERE",
+        help="local, threads, cuda, tls://HOST:PORT, file:PATH or a cluster file; local by default, or "
+        "DASK_SCHEDULER_ADDRESS.",
+    ),
+]
+Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N tiles, to try a job out.")]
+Retries = Annotated[
+    int, typer.Option(min=0, metavar="N", help="How often a task is tried again after an error that may pass.")
+]
+TaskTimeout = Annotated[
+    float | None,
+    typer.Option(min=1, metavar="SECONDS", help="End a task that takes longer, with its worker, and try it again."),
+]
+Json = Annotated[bool, typer.Option("--json", help="For programs: JSON instead of tables.")]
+
+
+def patience_of(retries: int, task_timeout: float | None) -> Patience:
+    """The options as one value."""
+    from geoflow.jobs.runner import Patience
+
+    return Patience(retries=retries, task_s=task_timeout)
+
+
+def end_on_termination() -> None:
+    """Let SIGTERM (a batch system at the end of its walltime, `kill`) end a run as Ctrl-C does: its record says so."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)

@@ -10,16 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoflow.jobs.checks import check_job
+from geoflow.errors import RunCancelled
+from geoflow.jobs.checks import check_job, check_writable
 from geoflow.jobs.clusters import connect
 from geoflow.jobs.console import Console, QuietConsole
 from geoflow.jobs.estimate import worker_needs
 from geoflow.jobs.flow import Flow, Stage
+from geoflow.jobs.lease import Lease
+from geoflow.jobs.order import Order
 from geoflow.jobs.publish import publish
-from geoflow.jobs.runner import Outcome, Watch, run_tasks, split_finished
+from geoflow.jobs.records import Record, Recorder, create_record, new_id
+from geoflow.jobs.runner import Outcome, Patience, Watch, run_tasks, split_finished
 from geoflow.jobs.sealing import close_seal, open_seal, verify_made
 from geoflow.jobs.spec import Job
 from geoflow.jobs.summary import summarise
+from geoflow.jobs.tasks import Task
 from geoflow.store.receipts import write_json
 
 if TYPE_CHECKING:
@@ -32,6 +37,10 @@ class Run:
 
     flow: Flow
     started: dt.datetime
+    patience: Patience
+    recorder: Recorder
+    lease: Lease
+    console: Console
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
@@ -43,6 +52,16 @@ class Run:
         """Whether any task was done."""
         return any(o.done for o in self.outcomes.values())
 
+    def say(self, text: str) -> None:
+        """A line of news, for whoever watches and for the record."""
+        self.recorder.say(text)
+        self.console.say(text)
+
+    def check(self) -> None:
+        """Go on only while the output is ours, and nobody asked to stop."""
+        self.lease.check()
+        self.recorder.check_cancel()
+
 
 def run_job(
     job: Job,
@@ -51,6 +70,7 @@ def run_job(
     limit: int | None = None,
     refresh: bool = False,
     console: Console | None = None,
+    patience: Patience | None = None,
 ) -> dict[str, Any]:
     """Run a job, or finish one that was begun.
 
@@ -68,6 +88,8 @@ def run_job(
         Search the catalog again, although the list of scenes is frozen.
     console : Console, optional
         Who is told about the progress; nobody by default.
+    patience : Patience, optional
+        How often a task is tried again, and how long it may take.
 
     Returns
     -------
@@ -77,28 +99,67 @@ def run_job(
 
     Raises
     ------
+    RunBusy
+        If another run, which lives, is writing the output.
+    RunCancelled
+        If somebody asked it to stop (`geoflow cancel`).
     GeoflowError
         If something is wrong that can be seen before work starts, or the cluster cannot be reached.
     """
-    folder = Path(out) if out is not None else Path("out") / job.name
-    flow = Flow(job, folder.resolve(), limit, refresh)
-    console = console or QuietConsole()
-    run = Run(flow, dt.datetime.now(dt.UTC))
-    check_job(flow, console)
+    order = Order.of(job, out, cluster=cluster, limit=limit, refresh=refresh, patience=patience)
+    return run_order(order, console)
+
+
+def run_order(order: Order, console: Console | None = None, record: Record | None = None) -> dict[str, Any]:
+    """Run what was ordered; see `run_job`.
+
+    Parameters
+    ----------
+    order : Order
+    console : Console, optional
+    record : Record, optional
+        Where it is recorded; a new one by default.
+    """
+    check_writable(order.out)
+    with Lease(order.out, record.id if record else new_id(order.job.name)) as lease:
+        # Recorded once the output is its own: a run that is refused leaves no trace on another's.
+        recorder = Recorder(record or create_record(order, "here", lease.run))
+        try:
+            recorder.begun()
+            flow = Flow(order.job, order.out, order.limit, order.refresh)
+            run = Run(flow, dt.datetime.now(dt.UTC), order.patience, recorder, lease, console or QuietConsole())
+            check_job(flow, run.console)
+            summary = _run_stages(run, order.cluster)
+        except BaseException as error:
+            recorder.state(_state_after(error), error=str(error) or type(error).__name__)
+            raise
+        recorder.state(str(summary["status"]))
+        return summary
+
+
+def _state_after(error: BaseException) -> str:
+    if isinstance(error, RunCancelled):
+        return "cancelled"
+    return "failed" if isinstance(error, Exception) else "interrupted"
+
+
+def _run_stages(run: Run, cluster: str | None) -> dict[str, Any]:
+    flow, console = run.flow, run.console
     sealed = open_seal(flow.out)
     with ExitStack() as stack:
-        client = _Lazily(lambda: stack.enter_context(connect(cluster, worker_needs(flow), console.say)), console)
+        client = _Lazily(lambda: stack.enter_context(connect(cluster, worker_needs(flow), run.say)), console)
         try:
             for stage in flow.stages():
+                run.check()
                 run.titles[stage.name] = stage.title
-                _run_stage(run, stage, client, console)
+                _run_stage(run, stage, client)
                 if run.outcomes[stage.name].failed:
                     run.status = "failed"
                     break
             if run.status == "complete":
                 verify_made(run, sealed, client.get, console)
-        except BaseException:
-            run.status = "interrupted"
+        except BaseException as error:
+            run.status = _state_after(error)
             _save_summary(run)
             raise
     summary = _save_summary(run)
@@ -123,17 +184,26 @@ class _Lazily:
         return self._client
 
 
-def _run_stage(run: Run, stage: Stage, client: _Lazily, console: Console) -> None:
+def _run_stage(run: Run, stage: Stage, client: _Lazily) -> None:
     start = time.monotonic()
     stage.prepare()
     tasks = stage.tasks()
     todo, outcome = split_finished(tasks, run.flow.receipts)
     run.outcomes[stage.name] = outcome
-    with console.stage(stage.title, len(tasks), outcome.skipped) as progress:
+    with (
+        run.recorder.stage(stage.name, stage.title, len(tasks), outcome),
+        run.console.stage(stage.title, len(tasks), outcome.skipped) as progress,
+    ):
         if todo:
             ready = client.get()
+
+            def on_done(task: Task) -> None:
+                progress.advance(task)
+                run.recorder.advance(outcome)
+
             with progress.listening(ready):
-                run_tasks(ready, todo, run.flow.out, outcome, Watch(progress.advance, say=console.say))
+                watch = Watch(on_done, run.check, run.say)
+                run_tasks(ready, todo, run.flow.out, outcome, watch, run.patience)
     if not outcome.failed:
         stage.finish()
     run.seconds[stage.name] = time.monotonic() - start

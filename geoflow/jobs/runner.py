@@ -402,12 +402,12 @@ class _Window:
         self._moved = now
         if now - self._staffed > self._patience.workers_s:
             raise ClusterError(
-                f"the cluster at {_address(self._client)} has had no worker for {now - self._staffed:.0f} s; "
+                f"the cluster at {scheduler_address(self._client)} has had no worker for {now - self._staffed:.0f} s; "
                 "what is done is kept, run again when it has some"
             )
         if now - self._staffed > 10 and not self._told_of_no_workers:
             self._told_of_no_workers = True
-            self._watch.say(f"the cluster at {_address(self._client)} has no workers; waiting for some")
+            self._watch.say(f"the cluster at {scheduler_address(self._client)} has no workers; waiting for some")
 
     def _wanted_workers(self) -> int:
         """How many workers a local cluster was asked for; 0 for clusters that see to it themselves."""
@@ -451,8 +451,8 @@ class _Window:
             return
         if self._stalled_before:
             raise ClusterError(
-                f"the scheduler at {_address(self._client)} has {len(self._workers)} workers and has begun no task for "
-                f"{2 * self._patience.stall_s:.0f} s; what is done is kept, restart the cluster and run again"
+                f"the scheduler at {scheduler_address(self._client)} has {len(self._workers)} workers and has begun no "
+                f"task for {2 * self._patience.stall_s:.0f} s; what is done is kept, restart the cluster and run again"
             )
         self._stalled_before, self._moved = True, time.monotonic()
         self._watch.say(f"no task was begun for {idle:.0f} s; all {len(waiting)} are handed out again")
@@ -475,11 +475,13 @@ def _on_worker(tasks: list[Task], folder: Path, key: str) -> None:
     worker.log_event(TOPIC, {"event": "reported", "key": key, "ended": ended})
 
 
-def _address(client: Client) -> str:
+def scheduler_address(client: Client) -> str:
+    """Where its scheduler is."""
     return str(client.scheduler.address) if client.scheduler is not None else "its address"
 
 
 def _lost(client: Client) -> ClusterError:
     return ClusterError(
-        f"the scheduler at {_address(client)} does not answer any more; what is done is kept, run again to go on"
+        f"the scheduler at {scheduler_address(client)} does not answer any more; what is done is kept, "
+        "run again to go on"
     )

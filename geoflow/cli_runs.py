@@ -1,0 +1,201 @@
+"""``geoflow submit``, ``list``, ``status``, ``logs``, ``cancel``, ``resume``: runs that go on by themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from geoflow.cli_options import (
+    JobFile,
+    Json,
+    Limit,
+    Out,
+    Retries,
+    Settings,
+    TaskTimeout,
+    Where,
+    end_on_termination,
+    patience_of,
+)
+from geoflow.errors import GeoflowError, RunFailed
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from geoflow.jobs.submit import SubmittedRun
+
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run's id or the beginning of it, or an output folder.", show_default=False),
+]
+DriverName = Annotated[
+    str | None,
+    typer.Option(
+        "--driver",
+        metavar="WHAT",
+        help="process (on this machine, outlives the terminal), slurm (a SLURM job), or cluster (a task there).",
+    ),
+]
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(soft_wrap=True)
+
+
+def _driver(name: str | None) -> Any:
+    if name not in (None, "process", "slurm", "cluster"):
+        raise GeoflowError(f"--driver {name!r} is not known; use process, slurm or cluster")
+    return name
+
+
+def submit(
+    job: JobFile,
+    out: Out = None,
+    settings: Settings = None,
+    cluster: Where = None,
+    limit: Limit = None,
+    driver: DriverName = None,
+    retries: Retries = 2,
+    task_timeout: TaskTimeout = None,
+    as_json: Json = False,
+) -> None:
+    """Begin a run that goes on by itself, and come back at once with its id.
+
+    Example: geoflow submit jobs/estonia.yaml --cluster jobs/clusters/slurm.yaml
+    """
+    from geoflow.jobs.jobfile import load_job
+    from geoflow.jobs.submit import submit as begin
+
+    loaded = load_job(job, settings or ())
+    begun = begin(loaded, cluster, out, limit, _driver(driver), patience_of(retries, task_timeout))
+    _tell_begun(begun, as_json)
+
+
+def resume(run: RunName, driver: DriverName = None, as_json: Json = False) -> None:
+    """Submit again what a run was to do; what is done is kept.
+
+    Example: geoflow resume out/estonia
+    """
+    from geoflow.jobs.submit import resume as begin
+
+    _tell_begun(begin(run, _driver(driver)), as_json)
+
+
+def _tell_begun(begun: SubmittedRun, as_json: bool) -> None:
+    record = begun.record
+    if as_json:
+        typer.echo(json.dumps({"id": begun.id, "out": str(record.out), "driver": record.content["driver"]}))
+        return
+    console = _console()
+    console.print(f"Run [bold]{begun.id}[/] goes on by itself, into {record.out}", highlight=False)
+    console.print(f"  geoflow status {begun.id}  [dim]how far it is[/]", highlight=False)
+    console.print(f"  geoflow logs -f {begun.id}  [dim]what it prints[/]", highlight=False)
+    console.print(f"  geoflow cancel {begun.id}  [dim]stops it; what is done is kept[/]", highlight=False)
+
+
+def list_runs(
+    as_json: Json = False, number: Annotated[int, typer.Option("-n", min=1, help="The latest N.")] = 20
+) -> None:
+    """List the latest runs of this user on this machine."""
+    from geoflow.jobs.records import known_records
+    from geoflow.jobs.runtables import brief, print_runs
+
+    records = known_records()[-number:]
+    if as_json:
+        typer.echo(json.dumps([brief(record) for record in records], indent=1))
+    else:
+        print_runs(_console(), records)
+
+
+def status(run: RunName, as_json: Json = False) -> None:
+    """Show how far a run is, or how it ended."""
+    from geoflow.jobs.evaluate import read_summary
+    from geoflow.jobs.records import find_record, records_of
+    from geoflow.jobs.runtables import brief, print_run
+    from geoflow.jobs.tables import print_summary
+
+    # An output of a geoflow that kept no records still has its summary.
+    if (Path(run) / "summary.json").is_file() and not records_of(Path(run)):
+        print_summary(_console(), read_summary(Path(run)), Path(run))
+        return
+    record = find_record(run)
+    if as_json:
+        typer.echo(json.dumps(brief(record), indent=1))
+        return
+    print_run(_console(), record)
+    if record.state in ("complete", "failed") and (record.out / "summary.json").is_file():
+        print_summary(_console(), read_summary(record.out), record.out)
+
+
+def logs(
+    run: RunName, follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until it ends.")] = False
+) -> None:
+    """Show what a submitted run prints."""
+    from geoflow.jobs.records import find_record
+    from geoflow.jobs.submit import follow_log, read_log
+
+    record = find_record(run)
+    if record.content["driver"] in ("here", "cluster"):
+        # Nobody catches what these print; what they had to tell is in the record.
+        typer.echo(
+            "\n".join(record.content["news"]) or f"run {record.id} has nothing to tell; see geoflow status {record.id}"
+        )
+        return
+    if not follow:
+        typer.echo(read_log(record), nl=False)
+        return
+    for part in follow_log(record):
+        typer.echo(part, nl=False)
+
+
+def cancel(
+    run: RunName, now: Annotated[bool, typer.Option("--now", help="End its process on this machine, too.")] = False
+) -> None:
+    """Stop a run; what is done is kept, and `geoflow resume` goes on from there."""
+    from geoflow.jobs import submit as runs
+    from geoflow.jobs.records import ENDED, find_record
+
+    record = find_record(run)
+    was = record.state
+    if was in (*ENDED, "lost"):
+        typer.echo(f"Run {record.id} does not run: it is {was}")
+        return
+    if now:
+        runs.terminate(record)
+    state = runs.cancel(record)
+    if state not in (*ENDED, "lost"):
+        raise RunFailed(
+            f"run {record.id} was asked to stop and has not yet; it may be in a search or write its figures. "
+            f"`geoflow cancel --now {record.id}` ends its process"
+        )
+    typer.echo(f"Run {record.id} is {state}; to go on: geoflow resume {record.id}")
+
+
+def drive(folder: Annotated[Path, typer.Argument(metavar="FOLDER")]) -> None:
+    """Run what was submitted; drivers call it."""
+    from geoflow.jobs.submit import drive as run
+
+    end_on_termination()
+    try:
+        summary = run(folder)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; what is done is kept.")
+        raise typer.Exit(130) from None
+    if summary["status"] != "complete":
+        raise RunFailed(f"{len(summary['failed'])} tasks failed; what is done is kept, resume it to retry them")
+
+
+def add_run_commands(app: typer.Typer) -> None:
+    """Put these commands into the application."""
+    app.command("submit")(submit)
+    app.command("list")(list_runs)
+    app.command("status")(status)
+    app.command("logs")(logs)
+    app.command("cancel")(cancel)
+    app.command("resume")(resume)
+    app.command("drive", hidden=True)(drive)

@@ -1,0 +1,88 @@
+"""Runs as tables on a terminal, and as plain values for programs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from geoflow.jobs.lease import holder_of
+from geoflow.jobs.tables import plain_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from geoflow.jobs.records import Record
+
+_COLOURS = {"complete": "green", "running": "cyan", "submitted": "cyan", "failed": "red", "lost": "red"}
+_NEWS = 8
+
+
+def brief(record: Record) -> dict[str, Any]:
+    """A run's record as programs read it: all but the job."""
+    kept = {key: value for key, value in record.content.items() if key not in ("order", "created_s")}
+    return kept | {"state": record.state, "out": str(record.out)}
+
+
+def print_runs(console: Console, records: Sequence[Record]) -> None:
+    """One line a run."""
+    if not records:
+        console.print("No runs yet: geoflow submit JOB, or geoflow run JOB, makes one.")
+        return
+    table = plain_table("Run", "State", "Done", "Begun", "Output", numbers=())
+    for record in records:
+        begun = str(record.content.get("began", record.content["created"])).replace("T", " ").removesuffix("+00:00")
+        table.add_row(record.id, _coloured(record.state), _share(record), f"{begun} UTC", str(record.out))
+    console.print(table)
+
+
+def _coloured(state: str) -> str:
+    colour = _COLOURS.get(state, "yellow")
+    return f"[{colour}]{state}[/]"
+
+
+def _share(record: Record) -> str:
+    """The stage that it is in, or was in last."""
+    stages = list(record.content["stages"].values())
+    if not stages:
+        return "-"
+    last = stages[-1]
+    return f"{last['title']} {last['done'] + last['kept']}/{last['tasks']}"
+
+
+def print_run(console: Console, record: Record) -> None:
+    """How far a run is."""
+    content, state = record.content, record.state
+    console.print(f"[bold]{record.id}[/] {_coloured(state)}, {content['job']} into {record.out}", highlight=False)
+    if state == "running" and (holder := holder_of(record.out)) is not None:
+        console.print(f"  on {holder.host}, process {holder.pid}", highlight=False)
+    if state not in ("complete", "failed"):
+        _print_stages(console, content)
+    for line in content["news"][-_NEWS:]:
+        console.print(f"  [dim]{line[:8]}[/]", end="")
+        console.print(line[8:], markup=False, highlight=False)
+    if error := content.get("error"):
+        console.print(f"  {error}", markup=False, highlight=False)
+    if state == "lost":
+        console.print("  its process is gone: the machine went down, or it was killed", highlight=False)
+    if state in ("lost", "cancelled", "interrupted", "failed"):
+        console.print(f"  to go on: [bold]geoflow resume {record.id}[/]", highlight=False)
+
+
+def _print_stages(console: Console, content: dict[str, Any]) -> None:
+    if not content["stages"]:
+        return
+    table = plain_table("Stage", "Tasks", "Done", "Kept", "Failed", "Seconds", "Left")
+    for stage in content["stages"].values():
+        seconds = stage.get("ended_s", time.time()) - stage["began_s"]
+        counts = (str(stage[key]) for key in ("tasks", "done", "kept", "failed"))
+        table.add_row(stage["title"], *counts, f"{seconds:.0f}", _left(stage, seconds))
+    console.print(table)
+
+
+def _left(stage: dict[str, Any], seconds: float) -> str:
+    """Seconds that the rest of a stage will take, at the pace so far."""
+    if "ended_s" in stage or not stage["done"]:
+        return ""
+    rest = stage["tasks"] - stage["kept"] - stage["done"] - stage["failed"]
+    return f"about {rest * seconds / stage['done']:.0f}"

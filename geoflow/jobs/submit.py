@@ -1,0 +1,341 @@
+"""Submitting runs: begun here, driven elsewhere, asked after from anywhere."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from geoflow.errors import ClusterError, RunBusy, RunCancelled, RunFailed
+from geoflow.jobs.lease import RENEW_S, STALE_S, holder_of
+from geoflow.jobs.order import Order
+from geoflow.jobs.records import ENDED, Record, create_record, find_record, read_record, wish_to_cancel
+from geoflow.jobs.runner import scheduler_address
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from geoflow.jobs.runner import Patience
+    from geoflow.jobs.spec import Job
+
+Driver = Literal["process", "slurm", "cluster"]
+"""What drives a submitted run: a process here that outlives the terminal, a SLURM job, or a task on the cluster."""
+
+
+@dataclass
+class SubmittedRun:
+    """A run that goes on elsewhere.
+
+    Parameters
+    ----------
+    record : Record
+    """
+
+    record: Record
+
+    @property
+    def id(self) -> str:
+        """Its id, by which any shell finds it."""
+        return self.record.id
+
+    @property
+    def status(self) -> str:
+        """``submitted``, ``running``, ``complete``, ``failed``, ``cancelled``, ``interrupted``, or ``lost``."""
+        self.record = self.record.read_again()
+        return self.record.state
+
+    def wait(self, timeout_s: float | None = None) -> str:
+        """Wait until it has ended (or is lost), and say how.
+
+        Raises
+        ------
+        TimeoutError
+            If it goes on after ``timeout_s`` seconds.
+        """
+        start = time.monotonic()
+        while (status := self.status) in ("submitted", "running"):
+            if timeout_s is not None and time.monotonic() - start > timeout_s:
+                raise TimeoutError(f"run {self.id} is {status} after {timeout_s:g} s")
+            time.sleep(0.5)
+        return status
+
+    def result(self, timeout_s: float | None = None) -> dict[str, Any]:
+        """The summary, as in ``OUT/summary.json``, once it is complete.
+
+        Raises
+        ------
+        RunFailed, RunCancelled
+            If it ended in another way; what is done is kept.
+        TimeoutError
+            See `wait`.
+        """
+        from geoflow.jobs.evaluate import read_summary
+
+        status = self.wait(timeout_s)
+        if status == "complete":
+            return read_summary(self.record.out)
+        told = self.record.content.get("error") or f"see {self.record.out}/summary.json, and {self.record.log}"
+        kind = RunCancelled if status == "cancelled" else RunFailed
+        raise kind(f"run {self.id} is {status}: {told}")
+
+    def logs(self) -> str:
+        """What it has printed so far."""
+        return read_log(self.record)
+
+    def cancel(self, wait_s: float = 60.0) -> str:
+        """Ask it to stop; what it has done is kept. Returns how it is after at most ``wait_s`` seconds."""
+        cancel(self.record, wait_s)
+        return self.status
+
+
+def submit(
+    job: Job,
+    cluster: str | Client | None = None,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    driver: Driver | None = None,
+    patience: Patience | None = None,
+) -> SubmittedRun:
+    """Begin a run that goes on by itself, and come back at once.
+
+    Parameters
+    ----------
+    job : Job
+    cluster : str or distributed.Client, optional
+        See `geoflow.jobs.clusters.where`. With a client, its cluster, and the run is driven by a task there.
+    out : path, optional
+        The output folder; ``out/<job name>`` by default.
+    limit : int, optional
+        Only the first so many tiles.
+    driver : str, optional
+        ``process`` by default; ``slurm`` where the cluster file is of that kind and there is ``sbatch``; ``cluster``
+        only for schedulers that run anyway, and whose workers hold geoflow.
+    patience : Patience, optional
+
+    Raises
+    ------
+    RunBusy
+        If another run, which lives, is writing the output.
+    ClusterError
+        If the driver cannot be started.
+    """
+    if cluster is not None and not isinstance(cluster, str):
+        order = Order.of(job, out, cluster=scheduler_address(cluster), limit=limit, patience=patience)
+        return submit_order(order, "cluster", cluster)
+    return submit_order(Order.of(job, out, cluster=cluster, limit=limit, patience=patience), driver)
+
+
+def submit_order(order: Order, driver: Driver | None = None, client: Client | None = None) -> SubmittedRun:
+    """See `submit`."""
+    from geoflow.jobs.checks import check_writable
+    from geoflow.jobs.clusters import where
+    from geoflow.jobs.jobfile import check_inputs_exist
+
+    target = where(order.cluster)
+    check_inputs_exist(order.job)
+    check_writable(order.out)
+    found = holder_of(order.out)
+    if found is not None and found.lives:
+        raise RunBusy(f"{order.out} is being written by {found.told}; stop it with `geoflow cancel {found.run}`")
+    if driver is None:
+        driver = "slurm" if target.kind == "slurm" and shutil.which("sbatch") else "process"
+    record = create_record(order, driver)
+    if driver == "process":
+        _start_process(record)
+    elif driver == "slurm":
+        _start_slurm(record, target)
+    else:
+        _start_on_cluster(record, order, client)
+    return SubmittedRun(record)
+
+
+def drive(folder: Path) -> dict[str, Any]:
+    """Run what `submit` recorded in ``OUT/runs/<id>``; what every driver does."""
+    from rich.console import Console
+
+    from geoflow.jobs.console import RichConsole
+    from geoflow.jobs.run import run_order
+
+    record = read_record(folder)
+    return run_order(record.order, RichConsole(Console(soft_wrap=True)), record)
+
+
+def _command(record: Record) -> list[str]:
+    return [sys.executable, "-m", "geoflow", "drive", str(record.folder)]
+
+
+def _start_process(record: Record) -> None:
+    with record.log.open("ab") as log:
+        # A session of its own: closing the terminal, or Ctrl-C in it, does not reach it.
+        subprocess.Popen(
+            _command(record),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=record.folder,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+
+def _start_slurm(record: Record, target: Any) -> None:
+    """The driver as a small SLURM job of its own, with the queue and account of the workers."""
+    lines = [
+        "#!/bin/bash",
+        f"#SBATCH --job-name=geoflow-{record.id}",
+        f"#SBATCH --output={record.log}",
+        "#SBATCH --ntasks=1 --cpus-per-task=1 --mem=4G",
+    ]
+    for option, value in (("partition", getattr(target, "queue", None)), ("account", getattr(target, "account", None))):
+        lines += [f"#SBATCH --{option}={value}"] if value else []
+    lines += [*getattr(target, "setup", ()), "export PYTHONUNBUFFERED=1", "exec " + shlex.join(_command(record))]
+    script = record.folder / "driver.sh"
+    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise ClusterError("--driver slurm: there is no sbatch on this machine; submit from a login node") from None
+    if done.returncode:
+        raise ClusterError(f"--driver slurm: sbatch refused {script}: {done.stderr.strip()}")
+    (record.folder / "slurm-job").write_text(done.stdout.partition(";")[0].strip(), encoding="utf-8")
+
+
+def _start_on_cluster(record: Record, order: Order, client: Client | None) -> None:
+    from geoflow.jobs.clusters import connect
+
+    if client is not None:
+        _hand_over(record, client)
+        return
+    if order.cluster in (None, "local", "threads", "cuda"):
+        raise ClusterError("--driver cluster: name a scheduler that runs anyway (--cluster tls://HOST:PORT)")
+    with connect(order.cluster) as own:
+        _hand_over(record, own)
+
+
+def _hand_over(record: Record, client: Client) -> None:
+    from distributed import fire_and_forget
+
+    future = client.submit(_drive_on_worker, str(record.folder), key=f"drive-{record.id}", pure=False, retries=0)
+    # Goes on when this client leaves, and on another worker if its own is lost: receipts keep what is done.
+    fire_and_forget(future)
+    # Leaving before the scheduler has it could lose it.
+    _until_known(client, str(future.key))
+
+
+def _until_known(client: Client, key: str) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if client.run_on_scheduler(_knows, key=key):
+            return
+        time.sleep(0.1)
+    raise ClusterError("--driver cluster: the scheduler did not take the driver")
+
+
+def _knows(dask_scheduler: Any, key: str) -> bool:
+    return key in dask_scheduler.tasks
+
+
+def _drive_on_worker(folder: str) -> None:
+    from distributed import get_worker, secede
+
+    from geoflow.jobs.run import run_order
+
+    worker = get_worker()
+    # It waits for tasks more than it works: its place is for them.
+    secede()
+    record = read_record(Path(folder))
+    if record.content["state"] in ENDED:
+        return
+    order = replace(record.order, cluster=worker.scheduler.address)
+    # Where its worker was lost, the lease of that one must run out first.
+    deadline = time.monotonic() + 2 * STALE_S
+    while True:
+        try:
+            run_order(order, None, record)
+        except RunCancelled:
+            return
+        except RunBusy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RENEW_S)
+        else:
+            return
+
+
+def cancel(record: Record, wait_s: float = 60.0) -> str:
+    """Ask a run to stop, and wait a while for it to do so.
+
+    Returns
+    -------
+    str
+        The state that it is in then.
+    """
+    if record.state in (*ENDED, "lost"):
+        return record.state
+    wish_to_cancel(record)
+    queued = record.folder / "slurm-job"
+    if record.state == "submitted" and queued.is_file():
+        # Not begun yet: nobody would see the wish before its turn in the queue.
+        subprocess.run(["scancel", queued.read_text(encoding="utf-8")], check=False)
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        record = record.read_again()
+        if record.state in (*ENDED, "lost"):
+            break
+        time.sleep(0.3)
+    return record.state
+
+
+def terminate(record: Record) -> bool:
+    """End the process of a run on this machine that does not hear (it reads a slow disk, or is in a search)."""
+    holder = holder_of(record.out)
+    if holder is None or holder.run != record.id or holder.host != socket.gethostname() or not holder.lives:
+        return False
+    os.kill(holder.pid, signal.SIGTERM)
+    return True
+
+
+def resume(word: str, driver: Driver | None = None) -> SubmittedRun:
+    """Submit again what a run was ordered to do: what is done is kept.
+
+    Parameters
+    ----------
+    word : str
+        See `geoflow.jobs.records.find_record`.
+    driver : str, optional
+        As the run had by default.
+    """
+    record = find_record(word)
+    had = record.content["driver"]
+    return submit_order(record.order, driver or (had if had in ("process", "slurm", "cluster") else None))
+
+
+def read_log(record: Record) -> str:
+    """What a detached run has printed so far."""
+    try:
+        return record.log.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
+def follow_log(record: Record, every_s: float = 0.5) -> Iterator[str]:
+    """What a detached run prints, as it comes, until it ends."""
+    place = 0
+    while True:
+        state = record.read_again().state
+        text = read_log(record)
+        if len(text) > place:
+            yield text[place:]
+            place = len(text)
+        if state in (*ENDED, "lost"):
+            return
+        time.sleep(every_s)
