@@ -29,16 +29,16 @@ def print_runs(console: Console, records: Sequence[Record]) -> None:
     if not records:
         console.print("No runs yet: geoflow submit JOB, or geoflow run JOB, makes one.")
         return
-    table = plain_table("Run", "State", "Done", "Begun", "Output", numbers=())
+    # Lines rather than a table, which would cut the folders short in a pipe.
+    width = max(len(record.id) for record in records)
     for record in records:
-        begun = str(record.content.get("began", record.content["created"])).replace("T", " ").removesuffix("+00:00")
-        table.add_row(record.id, _coloured(record.state), _share(record), f"{begun} UTC", str(record.out))
-    console.print(table)
+        told = f"[bold]{record.id:<{width}}[/]  {_coloured(record.state, 11)}  {_share(record):<16}  {record.out}"
+        console.print(told, highlight=False)
 
 
-def _coloured(state: str) -> str:
+def _coloured(state: str, width: int = 0) -> str:
     colour = _COLOURS.get(state, "yellow")
-    return f"[{colour}]{state}[/]"
+    return f"[{colour}]{state:<{width}}[/]"
 
 
 def _share(record: Record) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from geoflow.errors import ClusterError, RunBusy, RunCancelled, RunFailed
 from geoflow.jobs.lease import RENEW_S, STALE_S, holder_of
 from geoflow.jobs.order import Order
-from geoflow.jobs.records import ENDED, Record, create_record, find_record, read_record, wish_to_cancel
+from geoflow.jobs.records import ENDED, Record, Recorder, create_record, find_record, read_record, wish_to_cancel
 from geoflow.jobs.runner import scheduler_address
 
 if TYPE_CHECKING:
@@ -148,13 +148,19 @@ def submit_order(order: Order, driver: Driver | None = None, client: Client | No
         raise RunBusy(f"{order.out} is being written by {found.told}; stop it with `geoflow cancel {found.run}`")
     if driver is None:
         driver = "slurm" if target.kind == "slurm" and shutil.which("sbatch") else "process"
+    if driver == "cluster" and client is None and order.cluster in (None, "local", "threads", "cuda"):
+        raise ClusterError("--driver cluster: name a scheduler that runs anyway (--cluster tls://HOST:PORT)")
     record = create_record(order, driver)
-    if driver == "process":
-        _start_process(record)
-    elif driver == "slurm":
-        _start_slurm(record, target)
-    else:
-        _start_on_cluster(record, order, client)
+    try:
+        if driver == "process":
+            _start_process(record)
+        elif driver == "slurm":
+            _start_slurm(record, target)
+        else:
+            _start_on_cluster(record, order, client)
+    except Exception as error:
+        Recorder(record).state("failed", error=str(error))
+        raise
     return SubmittedRun(record)
 
 
@@ -215,8 +221,6 @@ def _start_on_cluster(record: Record, order: Order, client: Client | None) -> No
     if client is not None:
         _hand_over(record, client)
         return
-    if order.cluster in (None, "local", "threads", "cuda"):
-        raise ClusterError("--driver cluster: name a scheduler that runs anyway (--cluster tls://HOST:PORT)")
     with connect(order.cluster) as own:
         _hand_over(record, own)
 
