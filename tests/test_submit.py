@@ -1,4 +1,4 @@
-"""Runs that go on by themselves: submitted in one shell, asked after and stopped from another, and never two on one output."""
+"""Runs that go on by themselves: submitted in one shell, stopped from another, and never two on one output."""
 
 from __future__ import annotations
 
