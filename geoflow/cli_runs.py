@@ -173,7 +173,10 @@ def cancel(
             f"run {record.id} was asked to stop and has not yet; it may be in a search or write its figures. "
             f"`geoflow cancel --now {record.id}` ends its process"
         )
-    typer.echo(f"Run {record.id} is {state}; to go on: geoflow resume {record.id}")
+    if state == "complete":
+        typer.echo(f"Run {record.id} was complete before it heard of it")
+    else:
+        typer.echo(f"Run {record.id} is {state}; to go on: geoflow resume {record.id}")
 
 
 def drive(folder: Annotated[Path, typer.Argument(metavar="FOLDER")]) -> None:

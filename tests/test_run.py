@@ -364,6 +364,22 @@ def test_other_cluster_and_other_order_give_the_same_bytes(finished, tmp_path, t
     assert all(part[name] == whole[name] for name in chunks)
 
 
+def test_a_plan_says_what_is_done_again_and_why(own_copy):
+    job, out = own_copy
+    (out / "receipts/seams/2018").rename(out / "receipts/seams/away")
+    changed = gf.load_job(job, ["change.min_confidence=30", "publish.title=Another"])
+    stages = {stage.name: stage for stage in make_plan(changed, out).stages}
+    tiles = stages["labels"].tasks
+    assert (stages["predict"].new, stages["predict"].redo) == (0, 0)
+    assert (stages["seams"].done, stages["seams"].new, stages["seams"].redo) == (tiles, tiles, 0)
+    assert dict(stages["change"].why) == {"changed: least confidence": tiles}
+    assert dict(stages["polygons"].why) == {"changed: change": 1}
+    assert stages["evaluate"].redo == stages["evaluate"].tasks
+    told = geoflow("plan", job, "--out", out, "--set", "change.min_confidence=30").stdout
+    assert "Change: " in told
+    assert "again, changed: least confidence" in told
+
+
 def test_a_driver_that_is_killed_leaves_a_store_that_the_next_run_completes(finished, tmp_path, tiny_job):
     _, undisturbed = finished
     job = tiny_job("classifier", "train", "predict", "generalise", "change", "evaluate", "publish")

@@ -50,6 +50,31 @@ VERSIONS = {
 of older releases are not taken for its own."""
 
 
+ON_GPU = {"classifier", "train", "engine", "predict"}
+"""Stages that run a net."""
+
+PARTS = {
+    "imagery": ("epoch", "tile", "options of imagery", "scenes", "places of the scenes"),
+    "labels": ("name", "tile", "column", "label source", "legend"),
+    "classifier": ("patches", "bands", "scheme", "split", "options of the classifier"),
+    "train": ("composites", "labels", "classifier", "options of training", "held-out blocks"),
+    "engine": ("model", "engine", "seed", "composites"),
+    "predict": ("epoch", "tile", "model", "engine", "kept probabilities", "composites", "border of the area"),
+    "seams": ("level", "window", "blend", "maps"),
+    "survey": ("tile", "smallest patch", "smoothing", "maps"),
+    "merge": ("patches of the tiles",),
+    "generalise": ("tile", "merged patches"),
+    "differences": ("level", "seed", "composites", "maps"),
+    "change": (
+        "tile", "epoch before", "epoch after", "level", "least confidence", "smallest patch", "maps", "differences",
+        "transitions",
+    ),
+    "polygons": ("scenes' dates", "zones", "column of the zones", "change"),
+    "evaluate": ("tile", "maps, labels and change", "truth"),
+}  # fmt: skip
+"""What the parts of a task's id are called: which of them has changed is why a task is done again."""
+
+
 class LearningFlow(ResolvedJob):
     """A job on its way to a model; `geoflow.jobs.flow.Flow` goes on to the maps."""
 
@@ -71,7 +96,15 @@ class LearningFlow(ResolvedJob):
         return describe_grid(self.grid)
 
     def _task(self, stage: str, key: str, parts: list[Any], doing: Any) -> Task:
-        return Task(stage, key, digest(stage, VERSIONS[stage], self._grid_described, parts), doing)
+        because = {"version": digest(VERSIONS[stage])[:12], "grid": self._grid_id}
+        # The accuracy of patches has parts of its own; they are all of truth and change.
+        because |= {name: digest(part)[:12] for name, part in zip(PARTS[stage], parts, strict=False)}
+        task_id = digest(stage, VERSIONS[stage], self._grid_described, parts)
+        return Task(stage, key, task_id, doing, because=because, gpu=stage in ON_GPU)
+
+    @cached_property
+    def _grid_id(self) -> str:
+        return digest(self._grid_described)[:12]
 
     def _prepare_imagery(self) -> None:
         for epoch, options in self.composite_options.items():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +12,41 @@ from geoflow.jobs.checks import check_job
 from geoflow.jobs.console import Console, QuietConsole
 from geoflow.jobs.estimate import bytes_to_read, bytes_to_write, peak_worker_bytes
 from geoflow.jobs.flow import Flow
-from geoflow.jobs.runner import split_finished
+from geoflow.jobs.runner import split_finished, why_again
 from geoflow.jobs.spec import Job
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """A stage's tasks: how many there are, how many are done already, and a note where that cannot be known yet."""
+    """A stage's tasks.
+
+    Parameters
+    ----------
+    name, title : str
+    tasks : int
+        How many there are.
+    done : int
+        How many are kept as they are.
+    redo : int
+        How many were done before and must be done again; the rest is new.
+    why : mapping of reason -> int
+        Why they must, and how many of them.
+    note : str
+        Where it cannot be known yet: what must be done first.
+    """
 
     name: str
     title: str
     tasks: int
     done: int
+    redo: int = 0
+    why: Mapping[str, int] = field(default_factory=dict)
     note: str = ""
+
+    @property
+    def new(self) -> int:
+        """How many were never done."""
+        return self.tasks - self.done - self.redo
 
 
 @dataclass(frozen=True)
@@ -66,7 +90,11 @@ def make_plan(
         todo, outcome = split_finished(tasks, flow.receipts)
         # Ids of what comes after training depend on the weights, which are not there yet.
         note = f"after {waits_for}" if waits_for and todo else ""
-        stages.append(StagePlan(stage.name, stage.title, len(tasks), outcome.skipped, note))
+        why = Counter(reason for task in todo if (reason := why_again(task, flow.receipts)))
+        redo = sum(why.values())
+        stages.append(
+            StagePlan(stage.name, stage.title, len(tasks), outcome.skipped, redo, dict(why.most_common()), note)
+        )
         if stage.name == "train" and todo:
             waits_for = stage.title
     scenes = {epoch: s.ledger() for epoch, s in flow.scenes.items()} if job.imagery else {}

@@ -97,6 +97,29 @@ class Outcome:
         return self.done + self.skipped + len(self.failed)
 
 
+def why_again(task: Task, receipts: Receipts) -> str | None:
+    """Why a task that was done before must be done again; "" if it was never done, None if it need not be.
+
+    Parameters
+    ----------
+    task : Task
+    receipts : Receipts
+    """
+    receipt = receipts.read(task.stage, task.key)
+    if receipt is None:
+        return ""
+    if receipt.get("id") == task.id:
+        if receipts.valid(task.stage, task.key, task.id) is None:
+            return "files are missing or altered"
+        return "something could not be read then" if receipt.get(task.redo_if) else None
+    was = receipt.get("because", {})
+    changed = [name for name, part in task.because.items() if was.get(name) != part]
+    if not was or not changed:
+        return "made by another version of geoflow"
+    told = {"version": "another version of geoflow", "grid": "another grid"}
+    return f"changed: {', '.join(told.get(name, name) for name in changed)}"
+
+
 def split_finished(tasks: Iterable[Task], receipts: Receipts) -> tuple[list[Task], Outcome]:
     """The tasks without a valid receipt, and an outcome that counts the others as skipped."""
     outcome, todo = Outcome(), []

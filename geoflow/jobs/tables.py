@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 _MOST_REFUSED = 20
+_MOST_REASONS = 3
 
 
 def print_plan(console: Console, plan: Plan) -> None:
@@ -24,11 +25,14 @@ def print_plan(console: Console, plan: Plan) -> None:
         f"[bold]Grid[/] {width} x {height} px of {plan.grid['resolution_m']:g} m in {plan.grid['crs']}, "
         f"{plan.grid['tiles']} tiles of {plan.grid['tile']} px"
     )
-    stages = plain_table("Stage", "Tasks", "Done", "To do", "")
+    stages = plain_table("Stage", "Tasks", "Keep", "New", "Redo", "")
     for stage in plan.stages:
-        todo = stage.tasks - stage.done
-        stages.add_row(stage.title, str(stage.tasks), str(stage.done), str(todo) if todo else "-", stage.note)
+        counts = (str(n) if n else "-" for n in (stage.done, stage.new, stage.redo))
+        stages.add_row(stage.title, str(stage.tasks), *counts, stage.note)
     console.print(stages)
+    for stage in plan.stages:
+        for reason, count in list(stage.why.items())[:_MOST_REASONS]:
+            console.print(f"  [dim]{stage.title}: {count} again, {reason}[/]", highlight=False)
     for epoch, ledger in plan.scenes.items():
         scenes = plain_table(f"Scenes {epoch}", "Date", "Cloud %", "Baseline", "Offset", "Decided by", numbers=(2, 4))
         for scene in ledger["used"]:
