@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # Each test process trains small nets and starts clusters of its own: more than two would wait for each other.
 TEST_PROCESSES ?= 2
 
-.PHONY: help install install-dev quickstart test test-slow lint format bench clean
+.PHONY: help install install-dev quickstart test test-slow test-faults lint format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ test: install-dev  ## all tests but the slow ones
 
 test-slow: install-dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-faults: install-dev  ## faults on purpose: killed drivers and workers, full disks (half an hour)
+	$(BIN)/python -m pytest -m faults -s
 
 lint: install-dev  ## style, types and the direction of imports
 	$(BIN)/ruff format --check .

@@ -38,6 +38,11 @@ class Note:
     def _misbehave(self) -> None:
         if self.how == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif self.how == "eat":
+            eaten = []
+            while True:
+                eaten.append(b"x" * 2**24)
+                time.sleep(0.02)
         elif self.how == "hang":
             time.sleep(3600)
         elif self.how == "scene":
