@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from geoflow.errors import RunCancelled, StoreError
+from geoflow.errors import JobError, RunCancelled, StoreError
 from geoflow.jobs.lease import holder_of
 from geoflow.jobs.order import Order
 from geoflow.jobs.runner import Outcome
+from geoflow.redact import redact, redact_all
 from geoflow.store.receipts import write_json
 
 FOLDER = "runs"
@@ -62,7 +63,18 @@ class Record:
 
     @property
     def order(self) -> Order:
-        """What was ordered."""
+        """What was ordered.
+
+        Raises
+        ------
+        JobError
+            If the job held secrets in plain text, which are not written.
+        """
+        if self.content["hidden"]:
+            raise JobError(
+                f"the job of run {self.id} holds a secret in plain text, which is not kept: take it out of the job file; "
+                "what reads your data takes secrets from the environment by itself"
+            )
         return Order.from_dict({**self.content["order"], "out": str(self.out)})
 
     @property
@@ -116,11 +128,17 @@ def create_record(order: Order, driver: str, run: str | None = None) -> Record:
         "created_s": time.time(),
         "stages": {},
         "news": [],
-        "order": order.to_dict(),
-    }
+    } | _told(order)
     write_json(folder / "run.json", content)
     _remember(run, order.out)
     return Record(folder, content)
+
+
+def _told(order: Order) -> dict[str, Any]:
+    """The order as it may be written: what stands in the job in plain text and is a secret is not."""
+    plain = order.to_dict()
+    told = redact_all(plain)
+    return {"order": told, "hidden": told != plain}
 
 
 def read_record(folder: Path) -> Record:
@@ -258,7 +276,7 @@ class Recorder:
     def say(self, text: str) -> None:
         """A line of news."""
         news = self.record.content["news"]
-        news.append(f"{dt.datetime.now(dt.UTC):%H:%M:%S} {text}")
+        news.append(f"{dt.datetime.now(dt.UTC):%H:%M:%S} {redact(text)}")
         del news[: -self._NEWS]
 
     def check_cancel(self) -> None:

@@ -25,6 +25,7 @@ from geoflow.jobs.sealing import close_seal, open_seal, verify_made
 from geoflow.jobs.spec import Job
 from geoflow.jobs.summary import summarise
 from geoflow.jobs.tasks import Task
+from geoflow.redact import redact
 from geoflow.store.receipts import write_json
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def run_order(order: Order, console: Console | None = None, record: Record | Non
             check_job(flow, run.console)
             summary = _run_stages(run, order.cluster)
         except BaseException as error:
-            recorder.state(_state_after(error), error=str(error) or type(error).__name__)
+            recorder.state(_state_after(error), error=redact(str(error)) or type(error).__name__)
             raise
         recorder.state(str(summary["status"]))
         return summary

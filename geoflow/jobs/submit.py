@@ -20,6 +20,7 @@ from geoflow.jobs.lease import RENEW_S, STALE_S, holder_of
 from geoflow.jobs.order import Order
 from geoflow.jobs.records import ENDED, Record, Recorder, create_record, find_record, read_record, wish_to_cancel
 from geoflow.jobs.runner import scheduler_address
+from geoflow.redact import redact
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -151,6 +152,7 @@ def submit_order(order: Order, driver: Driver | None = None, client: Client | No
     if driver == "cluster" and client is None and order.cluster in (None, "local", "threads", "cuda"):
         raise ClusterError("--driver cluster: name a scheduler that runs anyway (--cluster tls://HOST:PORT)")
     record = create_record(order, driver)
+    _ = record.order  # can be read again by whoever drives it
     try:
         if driver == "process":
             _start_process(record)
@@ -159,7 +161,7 @@ def submit_order(order: Order, driver: Driver | None = None, client: Client | No
         else:
             _start_on_cluster(record, order, client)
     except Exception as error:
-        Recorder(record).state("failed", error=str(error))
+        Recorder(record).state("failed", error=redact(str(error)))
         raise
     return SubmittedRun(record)
 
