@@ -72,7 +72,7 @@ class Record:
         """
         if self.content["hidden"]:
             raise JobError(
-                f"the job of run {self.id} holds a secret in plain text, which is not kept: take it out of the job file; "
+                f"the job of run {self.id} holds a secret in plain text, which is not kept: take it out of the file; "
                 "what reads your data takes secrets from the environment by itself"
             )
         return Order.from_dict({**self.content["order"], "out": str(self.out)})
