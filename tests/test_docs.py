@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,12 +46,15 @@ def test_every_link_within_the_repository_leads_somewhere():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_python_block_runs(finished, monkeypatch, capsys):
-    """In order and from the folder where a reader would stand, on a finished run in out/quickstart."""
-    stand = finished[1].parent.parent
-    monkeypatch.chdir(stand)
-    if not (stand / "patches.zarr").exists():
-        ingest_patches(gf.load_job(finished[0]).classifier.source, stand / "patches.zarr", cluster="threads")
+def test_every_python_block_runs(finished, tmp_path, monkeypatch, capsys):
+    """In order and from the folder where a reader would stand, on a copy of a finished run in out/quickstart."""
+    job, out = finished
+    shutil.copytree(out, tmp_path / "out/quickstart")
+    (tmp_path / "jobs").mkdir()
+    shutil.copy(job, tmp_path / "jobs/quickstart.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    ingest_patches(gf.load_job(job).classifier.source, tmp_path / "patches.zarr", cluster="threads")
     found = blocks("python")
     assert found
     for page, text in found:
