@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
+Listener = Callable[[dict[str, Any]], None]
+"""Who hears what long work reports: ``stage``, ``step``, ``steps``, ``loss``, ``samples_per_s``."""
+
+
 class StageProgress(Protocol):
     """The progress of one stage."""
 
     def advance(self, task: Task) -> None:
         """One more task has ended."""
 
-    def listening(self, client: Client) -> AbstractContextManager[None]:
-        """Show what long work reports on the cluster, while the context lasts."""
+    def listening(self, client: Client, also: Listener) -> AbstractContextManager[None]:
+        """Show what long work reports on the cluster, and pass it on, while the context lasts."""
 
 
 class Console(Protocol):
@@ -66,9 +70,9 @@ class _QuietProgress:
     def advance(self, task: Task) -> None:
         """See `StageProgress`."""
 
-    def listening(self, client: Client) -> AbstractContextManager[None]:
+    def listening(self, client: Client, also: Listener) -> AbstractContextManager[None]:
         """See `StageProgress`."""
-        return contextlib.nullcontext()
+        return _subscribed(client, also)
 
 
 class RichConsole:
@@ -128,9 +132,9 @@ class _BarProgress:
         """See `StageProgress`."""
         self._bar.advance(self._id)
 
-    def listening(self, client: Client) -> AbstractContextManager[None]:
+    def listening(self, client: Client, also: Listener) -> AbstractContextManager[None]:
         """See `StageProgress`."""
-        return _subscribed(client, self._show)
+        return _subscribed(client, self._show, also)
 
     def _show(self, event: dict[str, Any]) -> None:
         # A stage of a single task (training) has its steps as its bar.
@@ -146,9 +150,9 @@ class _LineProgress:
     def advance(self, task: Task) -> None:
         """See `StageProgress`."""
 
-    def listening(self, client: Client) -> AbstractContextManager[None]:
+    def listening(self, client: Client, also: Listener) -> AbstractContextManager[None]:
         """See `StageProgress`."""
-        return _subscribed(client, self._show)
+        return _subscribed(client, self._show, also)
 
     def _show(self, event: dict[str, Any]) -> None:
         if time.monotonic() - self._last >= self._every_s:
@@ -161,9 +165,10 @@ def _news(event: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _subscribed(client: Client, show: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+def _subscribed(client: Client, *listeners: Listener) -> Iterator[None]:
     def handle(event: tuple[float, dict[str, Any]]) -> None:
-        show(event[1])
+        for listener in listeners:
+            listener(event[1])
 
     client.subscribe_topic(PROGRESS_TOPIC, handle)
     try:

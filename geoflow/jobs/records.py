@@ -15,7 +15,7 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -270,6 +270,12 @@ class Recorder:
     def advance(self, outcome: Outcome) -> None:
         """One more task has ended."""
         self._count(outcome)
+        if time.monotonic() - self._written >= self._EVERY_S:
+            self._write()
+
+    def progress(self, event: Mapping[str, Any]) -> None:
+        """What long work reports on its way, such as the steps of a training."""
+        self._stage.update({key: event[key] for key in ("step", "steps", "loss") if key in event})
         if time.monotonic() - self._written >= self._EVERY_S:
             self._write()
 

@@ -202,7 +202,7 @@ def _run_stage(run: Run, stage: Stage, client: _Lazily) -> None:
                 progress.advance(task)
                 run.recorder.advance(outcome)
 
-            with progress.listening(ready):
+            with progress.listening(ready, run.recorder.progress):
                 watch = Watch(on_done, run.check, run.say)
                 run_tasks(ready, todo, run.flow.out, outcome, watch, run.patience)
     if not outcome.failed:

@@ -72,7 +72,7 @@ def print_run(console: Console, record: Record) -> None:
 def _print_stages(console: Console, content: dict[str, Any]) -> None:
     if not content["stages"]:
         return
-    table = plain_table("Stage", "Tasks", "Done", "Kept", "Failed", "Seconds", "Left")
+    table = plain_table("Stage", "Tasks", "Done", "Kept", "Failed", "Seconds", "Left (s)")
     for stage in content["stages"].values():
         seconds = stage.get("ended_s", time.time()) - stage["began_s"]
         counts = (str(stage[key]) for key in ("tasks", "done", "kept", "failed"))
@@ -81,8 +81,12 @@ def _print_stages(console: Console, content: dict[str, Any]) -> None:
 
 
 def _left(stage: dict[str, Any], seconds: float) -> str:
-    """Seconds that the rest of a stage will take, at the pace so far."""
-    if "ended_s" in stage or not stage["done"]:
+    """Seconds that the rest of a stage will take, at the pace so far; of a training, its step."""
+    if "ended_s" in stage:
+        return ""
+    if stage["tasks"] == 1 and "steps" in stage:
+        return f"step {stage['step']} of {stage['steps']}, loss {stage['loss']:.3f}"
+    if not stage["done"]:
         return ""
     rest = stage["tasks"] - stage["kept"] - stage["done"] - stage["failed"]
-    return f"about {rest * seconds / stage['done']:.0f}"
+    return f"{rest * seconds / stage['done']:.0f}"
