@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -237,6 +238,7 @@ class Recorder:
         self._stage: dict[str, Any] = {}
         self._written = 0.0
         self._looked = time.monotonic()
+        self._writing = threading.Lock()  # news of the cluster come in a thread of their own
 
     def state(self, state: str, **more: Any) -> None:
         """The run is now in that state."""
@@ -302,5 +304,5 @@ class Recorder:
     def _write(self) -> None:
         self._written = time.monotonic()
         # A disk that is full stops the tasks, which say so; the record of it must not be what the run dies of.
-        with contextlib.suppress(OSError):
+        with self._writing, contextlib.suppress(OSError):
             write_json(self.record.folder / "run.json", self.record.content)
