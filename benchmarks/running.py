@@ -18,7 +18,8 @@ from pathlib import Path
 from distributed import Client, LocalCluster
 from measuring import command_line, measure, report
 
-from geoflow.jobs.runner import Outcome, run_tasks
+from geoflow.jobs.outcome import Outcome
+from geoflow.jobs.runner import run_tasks
 from geoflow.jobs.tasks import Done, Task, perform
 from geoflow.store.receipts import digest
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from geoflow.jobs.runner import Patience
+    from geoflow.jobs.patience import Patience
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; out/<job name> by default.")]
@@ -39,7 +39,7 @@ Json = Annotated[bool, typer.Option("--json", help="For programs: JSON instead o
 
 def patience_of(retries: int, task_timeout: float | None) -> Patience:
     """The options as one value."""
-    from geoflow.jobs.runner import Patience
+    from geoflow.jobs.patience import Patience
 
     return Patience(retries=retries, task_s=task_timeout)
 

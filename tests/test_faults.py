@@ -28,7 +28,9 @@ from distributed.chaos import KillWorker
 from runner_work import Note
 
 from geoflow.jobs.lease import holder_of
-from geoflow.jobs.runner import TOPIC, Outcome, Patience, run_tasks
+from geoflow.jobs.outcome import Outcome
+from geoflow.jobs.patience import Patience
+from geoflow.jobs.runner import TOPIC, run_tasks
 from geoflow.jobs.tasks import Task
 from geoflow.store.receipts import Receipts, digest
 

@@ -16,9 +16,9 @@ from geoflow.errors import JobError, LabelError
 from geoflow.inputs import NODATA, InputSpec, channel_statistics
 from geoflow.jobs.flow import Flow
 from geoflow.jobs.jobfile import load_job
+from geoflow.jobs.outcome import split_finished
 from geoflow.jobs.patchingest import ingest_patches
 from geoflow.jobs.patchsource import source_of
-from geoflow.jobs.runner import split_finished
 from geoflow.jobs.tasks import perform
 from geoflow.labels.patchplan import PatchOptions
 from geoflow.labels.patchstore import read_store

@@ -16,7 +16,9 @@ from distributed import Client, LocalCluster
 from runner_work import Note
 
 from geoflow.errors import ClusterError, RunCancelled
-from geoflow.jobs.runner import Outcome, Patience, Watch, run_tasks
+from geoflow.jobs.outcome import Outcome
+from geoflow.jobs.patience import Patience, Watch
+from geoflow.jobs.runner import run_tasks
 from geoflow.jobs.tasks import Task
 from geoflow.store.receipts import Receipts, digest
 

@@ -24,8 +24,8 @@ import geoflow as gf
 from geoflow.errors import RunBusy, RunCancelled, RunFailed, StoreError
 from geoflow.jobs.lease import NAME, Holder, Lease, holder_of
 from geoflow.jobs.order import Order
+from geoflow.jobs.patience import Patience
 from geoflow.jobs.records import find_record, known_records, records_of
-from geoflow.jobs.runner import Patience
 
 LABELS = ("imagery", "classifier", "train", "predict", "generalise", "change", "evaluate")
 IMAGERY = ("labels", "classifier", "train", "predict", "generalise", "change", "evaluate")

@@ -10,7 +10,7 @@ from typing import Any
 from geoflow.errors import JobError, StoreError
 from geoflow.jobs.flow import Flow
 from geoflow.jobs.jobfile import parse_job
-from geoflow.jobs.runner import split_finished
+from geoflow.jobs.outcome import split_finished
 from geoflow.jobs.summary import accuracy_summary
 from geoflow.jobs.tasks import perform
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from geoflow.jobs.jobfile import parse_job
-from geoflow.jobs.runner import Patience
+from geoflow.jobs.patience import Patience
 from geoflow.jobs.spec import Job
 
 

@@ -14,7 +14,9 @@ from typing import Any
 
 from geoflow.errors import LabelError, RunFailed
 from geoflow.jobs.clusters import connect
-from geoflow.jobs.runner import Outcome, Watch, run_tasks, split_finished
+from geoflow.jobs.outcome import Outcome, split_finished
+from geoflow.jobs.patience import Watch
+from geoflow.jobs.runner import run_tasks
 from geoflow.jobs.tasks import Done, Task
 from geoflow.labels.patchindex import Skipped
 from geoflow.labels.patchplan import PatchOptions, plan_patches

@@ -12,7 +12,7 @@ from geoflow.jobs.checks import check_job
 from geoflow.jobs.console import Console, QuietConsole
 from geoflow.jobs.estimate import bytes_to_read, bytes_to_write, peak_worker_bytes
 from geoflow.jobs.flow import Flow
-from geoflow.jobs.runner import split_finished, why_again
+from geoflow.jobs.outcome import split_finished, why_again
 from geoflow.jobs.spec import Job
 
 

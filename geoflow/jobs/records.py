@@ -24,7 +24,7 @@ from typing import Any
 from geoflow.errors import JobError, RunCancelled, StoreError
 from geoflow.jobs.lease import holder_of
 from geoflow.jobs.order import Order
-from geoflow.jobs.runner import Outcome
+from geoflow.jobs.outcome import Outcome
 from geoflow.redact import redact, redact_all
 from geoflow.store.receipts import write_json
 

@@ -18,9 +18,11 @@ from geoflow.jobs.estimate import worker_needs
 from geoflow.jobs.flow import Flow, Stage
 from geoflow.jobs.lease import Lease
 from geoflow.jobs.order import Order
+from geoflow.jobs.outcome import Outcome, split_finished
+from geoflow.jobs.patience import Patience, Watch
 from geoflow.jobs.publish import publish
 from geoflow.jobs.records import Record, Recorder, create_record, new_id
-from geoflow.jobs.runner import Outcome, Patience, Watch, run_tasks, split_finished
+from geoflow.jobs.runner import run_tasks
 from geoflow.jobs.sealing import close_seal, open_seal, verify_made
 from geoflow.jobs.spec import Job
 from geoflow.jobs.summary import summarise

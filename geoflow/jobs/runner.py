@@ -11,19 +11,18 @@ import contextlib
 import heapq
 import itertools
 import queue
-import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from geoflow.errors import ClusterError
-from geoflow.jobs.spool import Spool
+from geoflow.jobs.outcome import Outcome
+from geoflow.jobs.patience import Patience, Watch
 from geoflow.jobs.tasks import Ended, Failure, Task, attempt, failure_of
-from geoflow.store.receipts import Receipts
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -43,114 +42,6 @@ TOPIC = "geoflow-tasks"
 Not as the result of a future: that stays with its worker until it is fetched, and is lost with it, so that what is done
 would be done again. What is said goes to the driver by itself, before the future is known to be finished.
 """
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long, and how often.
-
-    Parameters
-    ----------
-    retries : int
-        How often a task is tried again after an error that may pass, or after the loss of its worker.
-    backoff_s : float
-        Seconds before the first of these; before each following one four times as long, and a little by chance.
-    task_s : float, optional
-        Seconds that a task may take, once begun; then its worker is started anew. No limit by default.
-    gone_s : float
-        Seconds after which a task whose worker has left is handed out again, where the scheduler has not done so.
-    heal_s : float
-        Seconds after which a local cluster that has fewer workers than it had is given new ones.
-    stall_s : float
-        Seconds that the scheduler may keep tasks without one being begun, while it has workers.
-    workers_s : float
-        Seconds that the cluster may be without any worker (a queue of SLURM may take its time).
-    """
-
-    retries: int = 2
-    backoff_s: float = 2.0
-    task_s: float | None = None
-    gone_s: float = 60.0
-    heal_s: float = 20.0
-    stall_s: float = 1800.0
-    workers_s: float = 24 * 3600.0
-
-    def wait_s(self, tries: int) -> float:
-        """Seconds to wait before another try, after so many."""
-        # Not all at once: a server that failed under the load of all tiles would meet them all again.
-        return self.backoff_s * 4.0 ** (tries - 1) * random.uniform(0.75, 1.25)
-
-
-@dataclass
-class Outcome:
-    """What became of the tasks of a stage."""
-
-    done: int = 0
-    skipped: int = 0
-    failed: list[dict[str, Any]] = field(default_factory=list)
-    work_seconds: float = 0.0
-    receipts: Spool = field(default_factory=Spool)
-
-    @property
-    def tasks(self) -> int:
-        """How many there were."""
-        return self.done + self.skipped + len(self.failed)
-
-
-def why_again(task: Task, receipts: Receipts) -> str | None:
-    """Why a task that was done before must be done again; "" if it was never done, None if it need not be.
-
-    Parameters
-    ----------
-    task : Task
-    receipts : Receipts
-    """
-    receipt = receipts.read(task.stage, task.key)
-    if receipt is None:
-        return ""
-    if receipt.get("id") == task.id:
-        if receipts.valid(task.stage, task.key, task.id) is None:
-            return "files are missing or altered"
-        return "something could not be read then" if receipt.get(task.redo_if) else None
-    was = receipt.get("because", {})
-    changed = [name for name, part in task.because.items() if was.get(name) != part]
-    if not was or not changed:
-        return "made by another version of geoflow"
-    told = {"version": "another version of geoflow", "grid": "another grid"}
-    return f"changed: {', '.join(told.get(name, name) for name in changed)}"
-
-
-def split_finished(tasks: Iterable[Task], receipts: Receipts) -> tuple[list[Task], Outcome]:
-    """The tasks without a valid receipt, and an outcome that counts the others as skipped."""
-    outcome, todo = Outcome(), []
-    for task in tasks:
-        receipt = receipts.valid(task.stage, task.key, task.id)
-        if receipt is None or receipt.get(task.redo_if):
-            todo.append(task)
-        else:
-            outcome.skipped += 1
-            outcome.work_seconds += receipt.get("seconds", 0.0)
-            outcome.receipts[task.key] = receipt
-    return todo, outcome
-
-
-@dataclass(frozen=True)
-class Watch:
-    """Who is told how it goes.
-
-    Parameters
-    ----------
-    on_done : callable
-        Called with each task that ended, well or not.
-    tick : callable
-        Called about twice a second; what it raises ends the run (a wish to cancel).
-    say : callable
-        Called with a line of news: a try that failed, a worker that was lost.
-    """
-
-    on_done: Callable[[Task], None] = lambda task: None
-    tick: Callable[[], None] = lambda: None
-    say: Callable[[str], None] = lambda text: None
 
 
 def run_tasks(

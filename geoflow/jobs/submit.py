@@ -25,7 +25,7 @@ from geoflow.redact import redact
 if TYPE_CHECKING:
     from distributed import Client
 
-    from geoflow.jobs.runner import Patience
+    from geoflow.jobs.patience import Patience
     from geoflow.jobs.spec import Job
 
 Driver = Literal["process", "slurm", "cluster"]

@@ -19,8 +19,8 @@ from geoflow.jobs.imagerywork import reads_of
 
 if TYPE_CHECKING:
     from geoflow.jobs.flow import Flow
+    from geoflow.jobs.outcome import Outcome
     from geoflow.jobs.run import Run
-    from geoflow.jobs.runner import Outcome
     from geoflow.jobs.spec import Labels
 
 _PACKAGES = (
