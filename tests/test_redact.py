@@ -134,3 +134,15 @@ def test_a_catalog_has_no_secret_in_its_address(url):
     with pytest.raises(CatalogError, match="must not hold a") as error:
         load_catalog("earth-search", url)
     assert PLANTED not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["/vsicurl/https://h/x.gpkg", "/vsizip//data/x.zip/y.shp", "vrt:///etc/x", "PG:host=h", "HDF5:x.h5:/y", "WFS:h"],
+)
+def test_a_job_names_files_and_no_connections(source, tiny_job):
+    from geoflow.jobs.jobfile import load_job
+
+    job = tiny_job(labels={"source": source, "epoch": "2018"})
+    with pytest.raises(JobError, match=r"labels.source: .* is not a file, but a connection string of GDAL"):
+        load_job(job)

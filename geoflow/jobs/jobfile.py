@@ -24,6 +24,7 @@ from geoflow.redact import names_secret
 EVALUATION_ONLY = "EVALUATION_ONLY"
 """A folder with a file of this name holds a truth: no section but ``evaluate`` may read from it."""
 
+_CONNECTION = re.compile(r"[A-Za-z][A-Za-z0-9_+]+:(?!\\)")
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -178,9 +179,18 @@ def _resolve_paths(job: Job, folder: Path) -> Job:
         legend = _local_or_url(resolved.labels.legend, folder)
         resolved = resolved.model_copy(update={"labels": resolved.labels.model_copy(update={"legend": legend})})
     for key, path in input_paths(resolved):
+        _refuse_connection(key, path, folder)
         if not key.startswith("evaluate"):
             _refuse_truth(key, path)
     return resolved
+
+
+def _refuse_connection(key: str, path: Path, folder: Path) -> None:
+    """A job names files: what GDAL would take for an archive, a server or a database has no place in it."""
+    text = os.path.relpath(path, folder)
+    if str(path).startswith("/vsi") or _CONNECTION.match(text):
+        shown = path if str(path).startswith("/vsi") else text
+        raise JobError(f"{key}: {shown} is not a file, but a connection string of GDAL; unpack or download it first")
 
 
 def _with_imagery(job: Job, **changes: Any) -> Job:
