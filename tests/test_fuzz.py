@@ -172,14 +172,14 @@ def test_spoiled_clusters(document: Any) -> None:
     named_errors_only(lambda: clusterfile.parse_cluster(document, "cluster.yaml", Path("/x")))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @many(10_000)
 @given(document=spoiled(JOBS))
 def test_ten_thousand_spoiled_jobs(tmp_path: Path, document: Any) -> None:
     fuzz_job(tmp_path, document)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @many(10_000)
 @given(document=spoiled([ITEM]))
 def test_ten_thousand_spoiled_items(tmp_path: Path, catalog: Catalog, document: Any) -> None:
