@@ -15,6 +15,7 @@ from geoflow.cli_labels import app as labels_app
 from geoflow.cli_options import (
     JobFile,
     Limit,
+    Made,
     Out,
     Retries,
     Settings,
@@ -117,7 +118,7 @@ add_run_commands(app)
 
 @app.command()
 def evaluate(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a finished run.", show_default=False)],
+    out: Made,
     truth: Annotated[
         list[str], typer.Option("--truth", metavar="EPOCH=FILE", help="Raster or vector of true class codes.")
     ],
@@ -138,7 +139,7 @@ def evaluate(
 
 @app.command()
 def areas(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a finished run.", show_default=False)],
+    out: Made,
     zones: Annotated[Path | None, typer.Option(help="Polygons, in any CRS; the whole country without.")] = None,
     column: Annotated[str | None, typer.Option(help="Column with the names of the zones.")] = None,
     to: Annotated[Path | None, typer.Option(help="CSV to write; OUT/areas.csv by default.")] = None,
@@ -148,11 +149,12 @@ def areas(
     Example: geoflow areas out/quickstart --zones out/sample/counties.gpkg --column name
     """
     from geoflow.jobs.areas import areas_of_run
+    from geoflow.places import write_bytes
 
     target = to or out / "areas.csv"
     table = areas_of_run(out, zones, column)
     try:
-        table.round({"ha": 4, "share": 6}).to_csv(target, index=False)
+        write_bytes(target, table.round({"ha": 4, "share": 6}).to_csv(index=False).encode())
     except OSError as error:
         raise GeoflowError(f"--to {target} cannot be written: {error.strerror}") from None
     counted = f"{len(table)} rows, {table['zone'].nunique()} zones, epochs {', '.join(table['epoch'].unique())}"

@@ -12,7 +12,22 @@ if TYPE_CHECKING:
     from geoflow.jobs.patience import Patience
 
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
-Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Output folder; out/<job name> by default.")]
+
+
+def _place(text: str) -> Path:
+    from geoflow.places import place
+
+    return place(text)
+
+
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Output folder, or s3://BUCKET/FOLDER; out/<job name> by default.", parser=_place),
+]
+Made = Annotated[
+    Path,
+    typer.Argument(metavar="OUT", help="Output of a run: folder or s3://...", show_default=False, parser=_place),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a value of the job, e.g. --set grid.tile=1024."),

@@ -118,10 +118,11 @@ def status(run: RunName, as_json: Json = False) -> None:
     from geoflow.jobs.records import find_record, records_of
     from geoflow.jobs.runtables import brief, print_run
     from geoflow.jobs.tables import print_summary
+    from geoflow.places import place
 
     # An output of a geoflow that kept no records still has its summary.
-    if (Path(run) / "summary.json").is_file() and not records_of(Path(run)):
-        print_summary(_console(), read_summary(Path(run)), Path(run))
+    if (place(run) / "summary.json").is_file() and not records_of(place(run)):
+        print_summary(_console(), read_summary(place(run)), place(run))
         return
     record = find_record(run)
     if as_json:

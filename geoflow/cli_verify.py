@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from geoflow.cli_options import Made
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,7 +17,7 @@ _MOST_SHOWN = 20
 
 
 def verify(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder of a run.", show_default=False)],
+    out: Made,
     repair: Annotated[
         bool, typer.Option("--repair", help="Restore damaged metadata, and do again what is bad; nothing else.")
     ] = False,

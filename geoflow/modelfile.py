@@ -8,6 +8,7 @@ is pickled: loading a model never runs code from it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from geoflow.errors import GeoflowError, ModelError
 from geoflow.inputs import InputSpec
 from geoflow.legends import Legend
+from geoflow.places import is_remote, local_copy, place, upload
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -223,7 +225,9 @@ def save_model(folder: str | Path, trained: TrainedModel) -> str:
     """
     from safetensors.torch import save_file
 
-    target = Path(folder)
+    target = place(folder)
+    if is_remote(target):
+        return _upload_model(target, trained)
     if target.exists() and not (target / CARD_FILE).is_file() and any(target.iterdir()):
         raise ModelError(f"{target} exists and is not a model folder; give another place for the model")
     card = trained.card.to_dict()
@@ -245,6 +249,18 @@ def save_model(folder: str | Path, trained: TrainedModel) -> str:
         raise ModelError(f"cannot write the model to {target}: {error}") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    return sha256
+
+
+def _upload_model(target: Path, trained: TrainedModel) -> str:
+    """The weights first and the card last: a folder without a card is no model."""
+    with tempfile.TemporaryDirectory(prefix="geoflow-") as name:
+        sha256 = save_model(Path(name) / "model", trained)
+        try:
+            for file in (WEIGHTS_FILE, CARD_FILE):
+                upload(Path(name) / "model" / file, target / file)
+        except OSError as error:
+            raise ModelError(f"cannot write the model to {target}: {error}") from None
     return sha256
 
 
@@ -274,12 +290,16 @@ def read_header(folder: str | Path, sha256: str | None = None) -> ModelHeader:
     ModelError
         If a file is missing or damaged, or the content is not the expected one.
     """
-    path = Path(folder).resolve()
+    given = place(folder)
+    try:
+        path = local_copy(given).resolve()
+    except OSError:
+        raise ModelError(f"no model at {given}: it lacks {CARD_FILE}") from None
     found = _read_card(path).get("sha256")
     if not isinstance(found, str):
-        raise ModelError(f"{path / CARD_FILE} lacks the sha256 of the weights")
+        raise ModelError(f"{given / CARD_FILE} lacks the sha256 of the weights")
     if sha256 is not None and found != sha256:
-        raise ModelError(f"{path} holds the model {found[:12]}, not {sha256[:12]} that was asked for")
+        raise ModelError(f"{given} holds the model {found[:12]}, not {sha256[:12]} that was asked for")
     return _header_checked(path, found)
 
 
@@ -299,7 +319,9 @@ def load_model(folder: str | Path, sha256: str | None = None) -> LoadedModel:
         can run. Nothing from the folder is executed.
     """
     header = read_header(folder, sha256)
-    return _load_checked(header.path, header.sha256)
+    loaded, given = _load_checked(header.path, header.sha256), place(folder)
+    # What travels to other machines is the place, not this one's copy of it.
+    return dataclasses.replace(loaded, path=given) if is_remote(given) else loaded
 
 
 @functools.lru_cache(maxsize=8)

@@ -189,8 +189,8 @@ def test_catalogs_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"url": "ftp://host/catalog.json"}, ("url", "http, https or a local path")),
-        ({"url": "s3://bucket/catalog.json"}, ("url", "http, https or a local path")),
+        ({"url": "ftp://host/catalog.json"}, ("url", "http, https, s3 or a local path")),
+        ({"url": "gs://bucket/catalog.json"}, ("url", "http, https, s3 or a local path")),
         ({"url": "https://me:hush@host/v1"}, ("url", "user and password")),
         ({"gdal": {"AWS_SECRET_ACCESS_KEY": "hush"}}, ("gdal", "AWS_SECRET_ACCESS_KEY", "environment")),
         ({"gdal": {"GDAL_HTTP_USERPWD": "me:hush"}}, ("gdal", "GDAL_HTTP_USERPWD", "environment")),

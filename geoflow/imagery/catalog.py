@@ -104,8 +104,8 @@ class Catalog(BaseModel):
     def _readable_url(cls, url: str | None) -> str | None:
         if url is None or not (scheme := urlparse(url).scheme) or len(scheme) == 1:  # one letter is a Windows drive
             return url
-        if scheme.lower() not in ("http", "https"):
-            raise ValueError("it must be http, https or a local path")
+        if scheme.lower() not in REMOTE_SCHEMES:
+            raise ValueError("it must be http, https, s3 or a local path")
         if problem := _secret_in(url):
             raise ValueError(problem)
         return url
@@ -251,13 +251,13 @@ def _read_yaml(path: Path) -> Any:
 def _override(catalog: Catalog, url: str) -> dict[str, Any]:
     """The values that change when a user points a catalog's facts at another place."""
     scheme = urlparse(url).scheme.lower()
-    if scheme in ("http", "https"):
+    if scheme in REMOTE_SCHEMES:
         if problem := _secret_in(url):
             raise CatalogError(f"catalog url {url!r}: {problem}")
         is_file = urlparse(url).path.endswith((".json", ".geojson")) or is_parquet(url)
         return {"url": url, "kind": "static" if is_file and catalog.kind == "api" else catalog.kind}
     if scheme and len(scheme) > 1:  # one letter is a Windows drive
-        raise CatalogError(f"catalog url {url!r} must be http, https or a local path")
+        raise CatalogError(f"catalog url {url!r} must be http, https, s3 or a local path")
     path = Path(url).absolute()
     if not path.is_file():
         raise CatalogError(f"catalog url {url!r}: there is no such file; give the path of a catalog.json")

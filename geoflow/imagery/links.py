@@ -68,7 +68,7 @@ def _leads_away(href: str, catalog: Catalog) -> bool:
 
 
 def _remote(href: str, base: str, catalog: Catalog) -> str | None:
-    address = href if urlsplit(href).scheme else urljoin(base, href)
+    address = href if urlsplit(href).scheme else _joined(base, href)
     parts = urlsplit(address)
     if len(address) > _LONGEST or _CONTROL.search(address) or not parts.hostname or "@" in parts.netloc:
         return None
@@ -79,6 +79,12 @@ def _remote(href: str, base: str, catalog: Catalog) -> str | None:
     if scheme == "http" and not _http_is_meant(parts, catalog):
         return None
     return parts._replace(scheme=scheme).geturl()
+
+
+def _joined(base: str, href: str) -> str:
+    if base.startswith("s3://"):  # which urljoin does not know to have folders
+        return "s3:" + urljoin(base.removeprefix("s3:"), href)
+    return urljoin(base, href)
 
 
 def _http_is_meant(parts: SplitResult, catalog: Catalog) -> bool:

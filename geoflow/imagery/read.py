@@ -29,6 +29,7 @@ from geoflow.imagery.catalog import Catalog, is_remote
 from geoflow.imagery.harmonise import to_reflectance
 from geoflow.imagery.resample import Resampling, Source, Target, is_window_of, resample
 from geoflow.imagery.sign import forget_token, sign
+from geoflow.places import gdal_options
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -243,7 +244,7 @@ def _options(access: Access, fresh: bool) -> dict[str, Any]:
         "GDAL_HTTP_LOW_SPEED_LIMIT": 100,  # bytes a second
     }
     uncached = {"CPL_VSIL_CURL_NON_CACHED": _UNCACHED} if fresh else {}
-    return {**GDAL_OPTIONS, **timeouts, **dict(access.gdal), **uncached}
+    return {**GDAL_OPTIONS, **timeouts, **gdal_options(), **dict(access.gdal), **uncached}
 
 
 def _address(href: str, signing: str) -> str:

@@ -19,6 +19,7 @@ from odc.geo.geom import Geometry
 from geoflow.errors import CatalogError, SceneError
 from geoflow.imagery.catalog import Catalog, is_parquet, is_remote
 from geoflow.imagery.links import resolve_href
+from geoflow.places import place, read_bytes
 
 _PAGE = 100
 _MAX_VERTICES = 400  # of the area that is sent along; servers refuse bodies that are too long
@@ -119,10 +120,10 @@ class Source:
             "method": "POST" if posts else "GET",
         }
         narrower = _filters(self.catalog, client, question, answer) if posts else {}
-        for place in _places(question.area, posts):
-            search = client.search(**asked, **place, **narrower)
+        for where in _places(question.area, posts):
+            search = client.search(**asked, **where, **narrower)
             if narrower:
-                plain = client.search(**{**asked, "limit": 1}, **place)
+                plain = client.search(**{**asked, "limit": 1}, **where)
                 answer.matched = _sum(answer.matched, _matched(client, plain))
             # As dictionaries, because pystac rewrites proj:epsg on the way to its own items.
             for page in client._stac_io.get_pages(search.url, search.method, search.get_parameters()):
@@ -264,6 +265,8 @@ def _reader(catalog: Catalog) -> Any:
         def read_text(self, source: Any, *args: Any, **kwargs: Any) -> str:
             href = str(source.get_absolute_href() if isinstance(source, Link) else source)
             address = resolve_href(href, str(catalog.url), catalog)
+            if address.startswith("s3://"):
+                return read_bytes(place(address)).decode("utf-8")
             if is_remote(address):
                 return network.request(address)
             with open(address, encoding="utf-8") as file:
@@ -278,7 +281,7 @@ def _from_parquet(catalog: Catalog, question: Question) -> Iterator[tuple[Any, s
     if is_remote(url):
         from geoflow.imagery.web import Web
 
-        file = io.BytesIO(Web().fetch(url))
+        file = io.BytesIO(read_bytes(place(url)) if url.startswith("s3://") else Web().fetch(url))
     for item in read_geoparquet(file, question.first, question.last):
         yield item, url
 

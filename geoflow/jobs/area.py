@@ -11,6 +11,7 @@ from odc.geo.geom import Geometry, box
 
 from geoflow.errors import JobError
 from geoflow.jobs.spec import Area
+from geoflow.places import local_copy
 
 if TYPE_CHECKING:
     from geopandas import GeoSeries
@@ -33,7 +34,8 @@ def read_area(section: Area) -> Geometry:
     import geopandas as gpd
 
     try:
-        frame = gpd.read_file(section.file, layer=section.layer, where=section.where)
+        file = None if section.file is None else local_copy(section.file)
+        frame = gpd.read_file(file, layer=section.layer, where=section.where)
     except Exception as error:  # drivers raise many kinds; each means that there is no area
         raise JobError(f"area.file: {section.file} cannot be read: {error}") from error
     if frame.crs is None:
@@ -55,7 +57,7 @@ def _from_geojson(source: Mapping[str, Any] | Path) -> Geometry:
     import shapely
 
     key = "area.geojson"
-    if isinstance(source, Path):
+    if not isinstance(source, Mapping):
         key = f"area.geojson: {source}"
         try:
             source = json.loads(source.read_text(encoding="utf-8"))

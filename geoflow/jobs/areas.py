@@ -9,6 +9,7 @@ from geoflow.errors import JobError
 from geoflow.jobs.evaluate import read_summary
 from geoflow.jobs.flow import Flow
 from geoflow.jobs.jobfile import parse_job
+from geoflow.places import local_copy
 from geoflow.store.zarr import open_store
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def areas_of_run(out: Path, zones: Path | None = None, zone_column: str | None =
     read = None
     if zones is not None:
         try:
-            read = geopandas.read_file(zones)
+            read = geopandas.read_file(local_copy(zones))
         except (OSError, RuntimeError, ValueError) as error:
             raise JobError(f"--zones {zones} cannot be read: {error}") from None
     country = open_store(flow.store_path)

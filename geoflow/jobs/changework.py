@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoflow.jobs.tasks import Done
 from geoflow.jobs.work import ChangeLayer
+from geoflow.places import local_copy, local_folder, write_bytes
 
 if TYPE_CHECKING:
     import geopandas
@@ -46,9 +47,10 @@ class PatchesWork:
         from geoflow.mapping.patchfile import write_polygons
 
         counted = {"patches": 0}
-        files = write_polygons(self._frames(counted), self.folder, self.name, "change")
-        table = self._transitions()
-        return Done(counted, (*files, table))
+        with local_folder(self.folder) as folder:
+            files = write_polygons(self._frames(counted), folder, self.name, "change")
+            table = self._transitions(folder)
+        return Done(counted, tuple(self.folder / file.name for file in (*files, table)))
 
     def _frames(self, counted: dict[str, int]) -> Iterator[geopandas.GeoDataFrame]:
         from geoflow.mapping.changepatches import as_frame, batches, join
@@ -74,7 +76,7 @@ class PatchesWork:
             arrays: dict[str, Any] = {n: held[n].values for n in ("change", "from_code", "to_code", "confidence")}
             yield vectorise(arrays, tile.y, tile.x, store.grid.geobox)
 
-    def _transitions(self) -> Path:
+    def _transitions(self, folder: Path) -> Path:
         """``name-transitions.csv``: hectares by transition, in each zone and in all."""
         import geopandas
         import pandas as pd
@@ -85,12 +87,10 @@ class PatchesWork:
         change = open_for_writing(self.store).dataset(self.group)
         tables = [transitions(change, None, self.legend)]
         if self.zones is not None:
-            read = geopandas.read_file(self.zones)
+            read = geopandas.read_file(local_copy(self.zones))
             tables.append(transitions(change, read, self.legend, self.zone_column))
-        target = self.folder / f"{self.name}-transitions.csv"
-        draft = target.with_name(f".{target.name}")
-        pd.concat(tables).round({"ha": 4, "share": 6}).to_csv(draft, index=False)
-        draft.replace(target)
+        target = folder / f"{self.name}-transitions.csv"
+        write_bytes(target, pd.concat(tables).round({"ha": 4, "share": 6}).to_csv(index=False).encode())
         return target
 
 
@@ -131,5 +131,5 @@ class PatchAccuracyWork:
 
         if isinstance(self.truth, ChangeLayer):
             return self.truth.on(geobox)
-        before, after = (load_labels(path, geobox, self.legend).values for path in self.truth)
+        before, after = (load_labels(local_copy(path), geobox, self.legend).values for path in self.truth)
         return true_change(before, after)

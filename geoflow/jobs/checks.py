@@ -11,6 +11,7 @@ from geoflow.errors import GeoflowError, JobError
 from geoflow.jobs.estimate import bytes_to_write
 from geoflow.jobs.jobfile import check_inputs_exist
 from geoflow.jobs.scenediff import tell_changes
+from geoflow.places import failures, is_remote, local_copy, remove, write_bytes
 
 if TYPE_CHECKING:
     from geoflow.jobs.console import Console
@@ -62,7 +63,7 @@ def _check_labels(flow: Flow) -> None:
     if section is None:
         return
     try:
-        check_labels(section.source, flow.area, flow.legend, section.column)
+        check_labels(local_copy(section.source), flow.area, flow.legend, section.column)
     except GeoflowError as error:
         raise JobError(f"labels: {error}") from error
 
@@ -74,7 +75,7 @@ def _check_change_layer(flow: Flow) -> None:
     if layer is None:
         return
     try:
-        check_changes(layer.path, flow.area, layer.legend, layer.columns)
+        check_changes(local_copy(layer.path), flow.area, layer.legend, layer.columns)
     except GeoflowError as error:
         raise JobError(f"evaluate.change_truth: {error}") from error
 
@@ -119,6 +120,9 @@ def check_writable(folder: Path) -> None:
     JobError
         If not, saying which folder and why.
     """
+    if is_remote(folder):
+        _check_bucket(folder)
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -127,7 +131,19 @@ def check_writable(folder: Path) -> None:
         raise JobError(f"--out {folder}: no permission to write there")
 
 
+def _check_bucket(folder: Path) -> None:
+    probe = folder / ".geoflow-can-write"
+    try:
+        write_bytes(probe, b"")
+        remove(probe)
+    except failures() as error:
+        told = " ".join(str(error).split())
+        raise JobError(f"--out {folder}: cannot be written to: {told}; is the bucket there, and yours?") from None
+
+
 def _check_disk(flow: Flow) -> None:
+    if is_remote(flow.out):
+        return
     wanted = bytes_to_write(flow)
     free = shutil.disk_usage(flow.out).free
     if wanted > free:

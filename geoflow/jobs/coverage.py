@@ -7,7 +7,6 @@ moment, and count once. Clouds are not counted here: this is what there could be
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry
 
 from geoflow.jobs.scenes import Scenes
+from geoflow.places import local_file
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -145,10 +145,8 @@ def write_footprints(epochs: Mapping[str, Scenes], path: Path) -> None:
     new one.
     """
     frame = footprints(epochs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    frame.to_parquet(draft, index=False)
-    draft.replace(path)
+    with local_file(path) as file:
+        frame.to_parquet(file, index=False)
 
 
 def footprints(epochs: Mapping[str, Scenes]) -> gpd.GeoDataFrame:

@@ -13,6 +13,7 @@ from geoflow.jobs.jobfile import parse_job
 from geoflow.jobs.outcome import split_finished
 from geoflow.jobs.summary import accuracy_summary
 from geoflow.jobs.tasks import perform
+from geoflow.places import read_bytes
 
 
 def read_summary(out: Path) -> dict[str, Any]:
@@ -25,7 +26,7 @@ def read_summary(out: Path) -> dict[str, Any]:
     """
     path = out / "summary.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json.loads(read_bytes(path)))
     except FileNotFoundError:
         raise StoreError(f"{out} is not the output of a run: there is no {path.name} in it") from None
     except json.JSONDecodeError as error:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from geoflow.jobs.learnflow import VERSIONS, LearningFlow, file_stamp
 from geoflow.jobs.scenes import footprint_wkb
 from geoflow.jobs.spec import Job
 from geoflow.jobs.tasks import Task
+from geoflow.places import remove_tree
 from geoflow.store.receipts import digest
 
 
@@ -157,7 +157,7 @@ class Flow(LearningFlow):
         return self.out / "scratch"
 
     def _drop_scratch(self) -> None:
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        remove_tree(self._scratch)
 
     def _seams_tasks(self) -> list[Task]:
         from geoflow.modelfile import read_header

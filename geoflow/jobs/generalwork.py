@@ -5,7 +5,7 @@ See `geoflow.mapping.generalise` for why it takes three steps.
 
 from __future__ import annotations
 
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from geoflow.jobs.tasks import Done
 from geoflow.jobs.work import TileWork, counts_of, written
+from geoflow.places import is_remote, read_bytes, write_bytes
 
 if TYPE_CHECKING:
     from geoflow.grid import Tile
@@ -109,7 +110,7 @@ class RecodeWork(TileWork):
         from geoflow.mapping.generalise import recode
 
         store, tile = self.open()
-        with np.load(self.layer.folder / "codes.npz") as tables:
+        with _open(self.layer.folder / "codes.npz") as tables:
             codes = recode(_smoothed(store, self.layer, self.legend, tile), tables[tile.id])
         arrays = {
             f"level{level}": self.legend.to_level(codes, level).astype(self.legend.dtype(level))
@@ -124,11 +125,13 @@ _EDGES = ("top", "bottom", "left", "right")
 
 def _save(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
     """Write arrays, complete under their name or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}-{os.getpid()}")
-    with draft.open("wb") as target:
-        np.savez_compressed(target, **arrays)  # type: ignore[arg-type]
-    os.replace(draft, file)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_bytes(file, buffer.getvalue())
+
+
+def _open(file: Path) -> Any:
+    return np.load(io.BytesIO(read_bytes(file)) if is_remote(file) else file)
 
 
 def _load(layer: Layer, tile: Tile, mapped: bool) -> Survey:
@@ -137,6 +140,6 @@ def _load(layer: Layer, tile: Tile, mapped: bool) -> Survey:
 
     if not mapped:
         return survey(np.zeros(tile.shape, np.uint16), (tile.y.start, tile.x.start), layer.mmu_px)
-    with np.load(layer.folder / f"{tile.id}.npz") as held:
+    with _open(layer.folder / f"{tile.id}.npz") as held:
         edges = (held["top"], held["bottom"], held["left"], held["right"])
         return Survey(held["codes"], held["areas_px"], held["first"], held["contacts"], edges)

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from geoflow.errors import JobError
 from geoflow.jobs.spec import Job
+from geoflow.places import SCHEME, failures, is_remote, place
 from geoflow.redact import names_secret
 
 EVALUATION_ONLY = "EVALUATION_ONLY"
@@ -179,6 +180,8 @@ def _resolve_paths(job: Job, folder: Path) -> Job:
         legend = _local_or_url(resolved.labels.legend, folder)
         resolved = resolved.model_copy(update={"labels": resolved.labels.model_copy(update={"legend": legend})})
     for key, path in input_paths(resolved):
+        if is_remote(path):  # its server is asked when the job is checked
+            continue
         _refuse_connection(key, path, folder)
         if not key.startswith("evaluate"):
             _refuse_truth(key, path)
@@ -225,8 +228,9 @@ def input_paths(job: Job) -> list[tuple[str, Path]]:
     if job.evaluate:
         found += [(f"evaluate.truth.{epoch}", path) for epoch, path in job.evaluate.truth.items()]
         found += [("evaluate.change_truth", job.evaluate.change_truth)]
-    local = ((key, str(path)) for key, path in found if path is not None)
-    return [(key, Path(path.partition("|layername=")[0])) for key, path in local if "://" not in path]
+    named = ((key, str(path)) for key, path in found if path is not None)
+    files = ((key, path.partition("|layername=")[0]) for key, path in named)
+    return [(key, place(path)) for key, path in files if "://" not in path or path.startswith(SCHEME)]
 
 
 def check_inputs_exist(job: Job) -> None:
@@ -238,8 +242,14 @@ def check_inputs_exist(job: Job) -> None:
         Naming the first that is not.
     """
     for key, path in input_paths(job):
-        if not path.exists():
+        try:
+            there = path.exists()
+        except failures() as error:
+            raise JobError(f"{key}: {path} cannot be reached: {' '.join(str(error).split())}") from None
+        if not there:
             raise JobError(f"{key}: there is no {path}")
+        if is_remote(path) and not key.startswith("evaluate"):
+            _refuse_truth(key, path)
 
 
 def _refuse_truth(key: str, path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from geoflow.jobs.tasks import Task
 from geoflow.labels.patchdata import complete_store
 from geoflow.labels.patchplan import PatchOptions, PatchPlan, plan_patches
 from geoflow.labels.patchstore import create_store, read_store, store_id
+from geoflow.places import is_remote, local_copy, place, remove_tree, stamp
 from geoflow.store.receipts import digest
 from geoflow.store.zarr import describe_grid
 
@@ -177,7 +177,7 @@ class LearningFlow(ResolvedJob):
     @property
     def patch_store(self) -> Path:
         """The store of patches that the classifier learns from."""
-        return Path(self.section("classifier").source) if self._takes_store else self.out / "patches.zarr"
+        return place(self.section("classifier").source) if self._takes_store else self.out / "patches.zarr"
 
     @cached_property
     def patch_id(self) -> str:
@@ -201,19 +201,24 @@ class LearningFlow(ResolvedJob):
     @cached_property
     def _patch_plan(self) -> PatchPlan:
         section = self.section("classifier")
+        if is_remote(section.source):
+            raise JobError(
+                f"classifier.source: {section.source} is no store of patches, and a million small files are not read "
+                "from an object store; make a store of them with geoflow bigearthnet, and name that"
+            )
         options = PatchOptions(
             bands=self.section("imagery").bands,
-            metadata=section.metadata,
-            flags=section.exclude,
+            metadata=tuple(local_copy(path) for path in section.metadata),
+            flags=tuple(local_copy(path) for path in section.exclude),
             keep_flagged=section.keep_flagged,
-            split=section.split_file,
+            split=None if section.split_file is None else local_copy(section.split_file),
         )
         return plan_patches(section.source, options)
 
     def _prepare_patches(self) -> None:
         """The store of this job's patches, empty if it is new or was of others."""
         if not self._takes_store and store_id(self.patch_store) != self.patch_id:
-            shutil.rmtree(self.patch_store, ignore_errors=True)
+            remove_tree(self.patch_store)
             create_store(self.patch_store, self._patch_plan)
 
     @cached_property
@@ -271,12 +276,15 @@ _HASHED_BYTES = 2**28
 def file_stamp(path: Path) -> list[Any]:
     """What tells a file or folder from another one.
 
-    A file's content; of one too large to read at every start, its size and time of change; of a folder, its names; of a
-    file geodatabase, those of its files. A shapefile is stamped with the files beside it that hold its codes and CRS.
+    A file's content, in an object store its size and ETag; of one too large to read at every start, its size and time
+    of change; of a folder, its names; of a file geodatabase, those of its files. A shapefile is stamped with the files
+    beside it that hold its codes and CRS.
     """
     file, bar, layer = str(path).partition("|layername=")
     if bar:
-        return [layer, *file_stamp(Path(file))]
+        return [layer, *file_stamp(place(file))]
+    if is_remote(path):
+        return stamp(path)
     if path.suffix.lower() == ".gdb":
         return [path.name, *(_size_and_time(entry) for entry in sorted(path.iterdir()))]
     if path.is_dir():

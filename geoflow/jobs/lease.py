@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from geoflow.errors import RunBusy
+from geoflow.places import is_remote, read_bytes, remove
 from geoflow.store.receipts import write_json
 
 NAME = "lease.json"
@@ -74,7 +75,7 @@ def _began(pid: int) -> float | None:
 def holder_of(out: Path) -> Holder | None:
     """Who holds the lease of an output folder, alive or dead; None if nobody does."""
     try:
-        return Holder(**json.loads((out / NAME).read_text(encoding="utf-8")))
+        return Holder(**json.loads(read_bytes(out / NAME)))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None  # cut short by a full disk, or another geoflow's: whoever left it cannot renew it either
 
@@ -134,7 +135,7 @@ class Lease:
         with _one_at_a_time(self._out):
             found = holder_of(self._out)
             if found is not None and found.same(Holder.me(self.run)):
-                (self._out / NAME).unlink(missing_ok=True)
+                remove(self._out / NAME)
 
     def __enter__(self) -> Lease:
         return self.acquire()
@@ -161,6 +162,9 @@ class Lease:
 def _one_at_a_time(out: Path) -> Iterator[None]:
     """Between looking and writing, nobody else does; where the file system has no locks, that moment is a risk."""
     file: IO[bytes] | None = None
+    if is_remote(out):  # an object store has none
+        yield
+        return
     with contextlib.suppress(OSError):
         file = (out / ".lease.lock").open("ab")
     if file is None:

@@ -7,7 +7,6 @@ pyplot: figures are plain objects, so threads and notebooks do not disturb each 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoflow.jobs.mapkey import SWATCH_STEP, Column, Key, KeyLine, fit, lay_out, text_width, wrap
+from geoflow.places import local_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -318,11 +318,9 @@ class Paper:
 
     def save(self, path: Path) -> None:
         """Write the PNG so that the file is either the old one or the whole new one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        # Without the name and version of the software, the same map gives the same bytes.
-        self.figure.savefig(draft, format="png", dpi=DPI, metadata={"Software": None})
-        draft.replace(path)
+        with local_file(path) as file:
+            # Without the name and version of the software, the same map gives the same bytes.
+            self.figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def rgb(colour: tuple[int, int, int]) -> tuple[float, float, float]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from geoflow.jobs.tasks import Done
 from geoflow.jobs.work import TileWork, area_mask, computed, counts_of, written
+from geoflow.places import read_bytes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -258,7 +259,7 @@ class ChangeWork(TileWork):
         """The most probable transition of each pixel of the tile and its margin, and the chance of any change."""
         from geoflow.mapping import joint, spectral
 
-        learned = joint.JointChange.from_dict(json.loads((self.learned or Path()).read_text(encoding="utf-8")))
+        learned = joint.JointChange.from_dict(json.loads(read_bytes(self.learned or Path())))
         weights = joint.transition_weights(learned.codes, self.weights, self.legend)
         y, x = tile.padded(self.mmu_px)
         near_y, near_x = tile.padded(self.mmu_px + joint.HALO_PX)

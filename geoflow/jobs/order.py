@@ -10,6 +10,7 @@ from typing import Any
 from geoflow.jobs.jobfile import parse_job
 from geoflow.jobs.patience import Patience
 from geoflow.jobs.spec import Job
+from geoflow.places import place
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Order:
     @classmethod
     def of(cls, job: Job, out: str | Path | None = None, **how: Any) -> Order:
         """An order whose output is ``out/<job name>`` by default, and whose paths hold in another folder too."""
-        folder = Path(out) if out is not None else Path("out") / job.name
+        folder = place(out) if out is not None else Path("out") / job.name
         cluster = how.get("cluster")
         if cluster is not None and cluster.endswith((".yaml", ".yml")):
             how["cluster"] = str(Path(cluster).resolve())
@@ -68,7 +69,7 @@ class Order:
         """
         return cls(
             parse_job(values["job"], "the job of the run"),
-            Path(values["out"]),
+            place(values["out"]),
             values["cluster"],
             values["limit"],
             values["refresh"],

@@ -53,8 +53,9 @@ def why_again(task: Task, receipts: Receipts) -> str | None:
 def split_finished(tasks: Iterable[Task], receipts: Receipts) -> tuple[list[Task], Outcome]:
     """The tasks without a valid receipt, and an outcome that counts the others as skipped."""
     outcome, todo = Outcome(), []
-    for task in tasks:
-        receipt = receipts.valid(task.stage, task.key, task.id)
+    planned = list(tasks)
+    found = receipts.all_valid([(task.stage, task.key, task.id) for task in planned])
+    for task, receipt in zip(planned, found, strict=True):
         if receipt is None or receipt.get(task.redo_if):
             todo.append(task)
         else:

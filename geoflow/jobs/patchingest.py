@@ -21,6 +21,7 @@ from geoflow.jobs.tasks import Done, Task
 from geoflow.labels.patchindex import Skipped
 from geoflow.labels.patchplan import PatchOptions, plan_patches
 from geoflow.labels.patchstore import PatchStore, create_store, read_store
+from geoflow.places import place
 from geoflow.store.receipts import Receipts, digest
 
 STAGE = "chunks"
@@ -140,7 +141,7 @@ def open_or_create(source: str | Path, out: str | Path, options: PatchOptions) -
     LabelError
         If the store is of other options.
     """
-    out = Path(out).absolute()
+    out = place(out).absolute()
     if not out.exists():
         return create_store(out, plan_patches(source, options))
     store = read_store(out)

@@ -13,6 +13,7 @@ from geoflow.errors import LabelError
 from geoflow.labels.patchlabels import LEVELS, NINETEEN, SCHEMES, multi_hot, scheme_codes, scheme_legend
 from geoflow.labels.patchstats import LabelStatistics, Moments, label_statistics
 from geoflow.labels.splits import NONE, SPLIT_NAMES
+from geoflow.places import place
 from geoflow.store.receipts import write_json
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def dataset_statistics(source: str | Path) -> DatasetStatistics:
     LabelError
         If there is no such source, it is none of them, or the store is not complete.
     """
-    path = Path(source)
+    path = place(source)
     if path.suffix == ".parquet":
         return _of_table(path)
     return _of_store(path)
@@ -267,8 +268,8 @@ def _draw_classes(axes: Any, scheme: str, codes: list[int], stats: LabelStatisti
     axes.set_ylim(len(codes) - 0.4, -0.6)
     axes.set_xscale("log")
     axes.set_xlim(max(0.5, min(counts) / 2), max(counts) * 4)
-    for place, count in zip(places, counts, strict=True):
-        axes.text(count * 1.08, place, f"{count:,}", va="center", fontsize=7, color="#333333")
+    for row, count in zip(places, counts, strict=True):
+        axes.text(count * 1.08, row, f"{count:,}", va="center", fontsize=7, color="#333333")
     axes.set_xlabel("patches that hold the class (logarithmic)", fontsize=9)
     _plain(axes)
 

@@ -14,6 +14,7 @@ from geoflow.jobs.estimate import bytes_to_read, bytes_to_write, peak_worker_byt
 from geoflow.jobs.flow import Flow
 from geoflow.jobs.outcome import split_finished, why_again
 from geoflow.jobs.spec import Job
+from geoflow.places import place
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def make_plan(
     GeoflowError
         As a run would, before work starts.
     """
-    folder = Path(out) if out is not None else Path("out") / job.name
+    folder = place(out) if out is not None else Path("out") / job.name
     flow = Flow(job, folder.resolve(), limit, refresh)
     flow.freezes = not refresh  # what a new search would change is shown, not done
     check_job(flow, console or QuietConsole())

@@ -25,6 +25,7 @@ from geoflow.errors import JobError, RunCancelled, StoreError
 from geoflow.jobs.lease import holder_of
 from geoflow.jobs.order import Order
 from geoflow.jobs.outcome import Outcome
+from geoflow.places import entries, make_folder, place, read_bytes, write_bytes
 from geoflow.redact import redact, redact_all
 from geoflow.store.receipts import write_json
 
@@ -118,7 +119,7 @@ def create_record(order: Order, driver: str, run: str | None = None) -> Record:
     """
     run = run or new_id(order.job.name)
     folder = order.out / FOLDER / run
-    folder.mkdir(parents=True)
+    make_folder(folder)
     content = {
         "id": run,
         "job": order.job.name,
@@ -152,7 +153,7 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / "run.json"
     try:
-        return Record(folder, dict(json.loads(path.read_text(encoding="utf-8"))))
+        return Record(folder, dict(json.loads(read_bytes(path))))
     except FileNotFoundError:
         raise StoreError(f"there is no record of a run in {folder}") from None
     except json.JSONDecodeError as error:
@@ -162,7 +163,7 @@ def read_record(folder: Path) -> Record:
 def records_of(out: Path) -> list[Record]:
     """The runs on an output folder, oldest first; a record that cannot be read is left out."""
     found = []
-    for path in sorted((out / FOLDER).glob("*/run.json")):
+    for path in [folder / "run.json" for folder in entries(out / FOLDER)[0]]:
         with contextlib.suppress(StoreError):
             found.append(read_record(path.parent))
     return found
@@ -173,7 +174,7 @@ def known_records() -> list[Record]:
     found = []
     for path in sorted(state_folder().glob("*")):
         with contextlib.suppress(StoreError, OSError):
-            found.append(read_record(Path(path.read_text(encoding="utf-8").strip()) / FOLDER / path.name))
+            found.append(read_record(place(path.read_text(encoding="utf-8").strip()) / FOLDER / path.name))
     return found
 
 
@@ -186,7 +187,7 @@ def find_record(word: str) -> Record:
         If there is none, or several begin so.
     """
     # Absolute: the process that resumes a run works in another folder.
-    folder = Path(word).absolute()
+    folder = place(word).absolute()
     if records := records_of(folder):
         return records[-1]
     if (folder / "run.json").is_file():
@@ -200,7 +201,7 @@ def find_record(word: str) -> Record:
         raise StoreError(
             f"there is no run {word!r}: give an id that `geoflow list` shows, or the output folder of a run"
         )
-    out = Path((state_folder() / names[0]).read_text(encoding="utf-8").strip())
+    out = place((state_folder() / names[0]).read_text(encoding="utf-8").strip())
     return read_record(out / FOLDER / names[0])
 
 
@@ -219,7 +220,7 @@ def _remember(run: str, out: Path) -> None:
 
 def wish_to_cancel(record: Record) -> None:
     """Ask a run to stop; it looks for the wish every second or so, wherever it is."""
-    (record.folder / "cancel").touch()
+    write_bytes(record.folder / "cancel", b"")
 
 
 class Recorder:

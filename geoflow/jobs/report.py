@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import datetime as dt
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import yaml
 
 from geoflow.jobs.scenereport import coverage_rows, ledger_facts, shown_config
 from geoflow.legends import Legend, hex_colour
+from geoflow.places import write_bytes
 
 TOP_TRANSITIONS = 15
 FIGURE_TITLES = {"map": "Land cover", "change": "Change", "confidence": "Confidence"}
@@ -120,10 +120,7 @@ def write_report(summary: Mapping[str, Any], figures: Mapping[str, Path], path: 
         "moment": moment,
     }
     html = environment.get_template("report.html.j2").render(_context(summary, figures, path.parent, legend))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(html, encoding="utf-8")
-    draft.replace(path)
+    write_bytes(path, html.encode())
 
 
 def _context(summary: Mapping[str, Any], figures: Mapping[str, Path], root: Path, legend: Legend) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from geoflow.errors import GeoflowError, JobError
 from geoflow.grid import Grid, Tile
 from geoflow.jobs.scenes import Scenes, Search
 from geoflow.jobs.spec import Job
+from geoflow.places import local_copy
 from geoflow.store.receipts import Receipts
 from geoflow.store.zarr import Store
 
@@ -138,8 +139,9 @@ class ResolvedJob:
         section = self.section("imagery")
         if section.cloud_detector is None:
             return None
+        weights = None if section.cloud_weights is None else local_copy(section.cloud_weights)
         try:
-            found = find_detector(section.cloud_detector, section.cloud_weights, section.cloud_threshold)
+            found = find_detector(section.cloud_detector, weights, section.cloud_threshold)
             self.catalog.check_bands(found.bands)
         except GeoflowError as error:
             raise JobError(f"imagery.cloud_detector: {error}") from None

@@ -19,6 +19,7 @@ from odc.geo.geom import Geometry
 
 from geoflow.errors import CatalogError, SceneError
 from geoflow.jobs.spec import DateRange, Imagery
+from geoflow.places import read_bytes
 from geoflow.store.receipts import digest, write_json
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def _thaw(epoch: str, frozen: Mapping[str, Any]) -> Scenes:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        frozen = json.loads(path.read_text(encoding="utf-8"))
+        frozen = json.loads(read_bytes(path))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
     return dict(frozen) if isinstance(frozen, dict) and {"items", "refused"} <= set(frozen) else None

@@ -15,6 +15,7 @@ from geoflow.jobs.resolved import ResolvedJob
 from geoflow.jobs.scenediff import Change, changes
 from geoflow.jobs.scenes import Scenes
 from geoflow.jobs.spec import Job
+from geoflow.places import place
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def search_scenes(
     if job.imagery is None:
         raise JobError("imagery: the job has no such section, so there are no scenes to search for")
     console = console or QuietConsole()
-    resolved = ResolvedJob(job, Path(out).resolve(), refresh=refresh)
+    resolved = ResolvedJob(job, place(out).resolve(), refresh=refresh)
     if freeze:
         check_writable(resolved.out)
     with console.waiting("searching for scenes"):

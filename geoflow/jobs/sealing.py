@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from geoflow.jobs.console import Console
 from geoflow.jobs.verify import check_tasks
-from geoflow.store.receipts import CHECKSUM, measure
+from geoflow.places import at_once, is_remote, remove
+from geoflow.store.receipts import CHECKSUM, measure, relative
 from geoflow.store.seal import COPIES, PATCHES, Seal, read_seal, sealed_files, write_copies
 from geoflow.store.verify import Checks
 from geoflow.store.zarr import describe_grid
@@ -56,7 +57,7 @@ def verify_made(run: Run, before: Seal | None, client: Callable[[], Client], con
                 error = f"verified after it was made: {told[0]}" + (f", and {len(told) - 1} more" if told[1:] else "")
                 outcome.failed.append({"stage": receipt["stage"], "key": key, "error": error})
                 outcome.done, outcome.skipped = _one_less(outcome.done, outcome.skipped)
-                flow.receipts.path(receipt["stage"], key).unlink(missing_ok=True)
+                remove(flow.receipts.path(receipt["stage"], key))
                 run.status = "failed"
 
 
@@ -75,7 +76,9 @@ def close_seal(run: Run) -> None:
             receipted |= {name for name in receipt["files"] if name.startswith(f"{PATCHES}/")}
     kept, anew = sealed_files(flow.out, frozenset(receipted))
     write_copies(flow.out, kept)
-    files = {path.relative_to(flow.out).as_posix(): measure(path) for path in [*kept, *anew, flow.out / COPIES]}
+    sealed = [*kept, *anew, flow.out / COPIES]
+    measured = at_once(measure, sealed, is_remote(flow.out))
+    files = {relative(path, flow.out): found for path, found in zip(sealed, measured, strict=True)}
     job: dict[str, Any] = flow.job.model_dump(mode="json", by_alias=True, exclude_none=True)
     legend = flow.legend.to_dict()
     Seal(True, job, legend, describe_grid(flow.grid), flow.limit, tasks, files).write(flow.out)

@@ -11,9 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
+from geoflow.errors import StoreError
 from geoflow.inputs import BANDS
+from geoflow.places import is_remote, place
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TILE = re.compile(r"(0[1-9]|[1-5][0-9]|60)[C-HJ-NP-X][A-HJ-NP-Z]{2}")
@@ -26,6 +38,25 @@ def _check_name(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
+
+
+_STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "http", "https")
+"""What people may take for a place to read from; `place` says which of them is one."""
+
+
+def _check_place(value: Any, as_path: ValidatorFunctionWrapHandler) -> Any:
+    """Text as a local path, which a job file resolves, or as a place in an object store."""
+    if is_remote(value):
+        return value
+    if isinstance(value, str) and value.partition("://")[0].lower() in _STORES and "://" in value:
+        try:
+            return place(value)
+        except StoreError as error:
+            raise ValueError(str(error)) from None
+    return as_path(value)
+
+
+Place = Annotated[Path, WrapValidator(_check_place), PlainSerializer(str, when_used="json")]
 
 
 def _check_method(value: str) -> str:
@@ -46,10 +77,10 @@ class Section(BaseModel):
 class Area(Section):
     """Where: a vector file, GeoJSON, or a bounding box in degrees."""
 
-    file: Path | None = Field(None, description="vector file with the border (any CRS)")
+    file: Place | None = Field(None, description="vector file with the border (any CRS)")
     layer: str | None = Field(None, description="layer of the file; needed only if it has several")
     where: str | None = Field(None, description="filter on attributes of the file, for example \"NAME = 'Estonia'\"")
-    geojson: dict[str, Any] | Path | None = Field(
+    geojson: dict[str, Any] | Place | None = Field(
         None, description="polygons in degrees: a geometry, feature or collection written here, or a file of one"
     )
     bbox: tuple[float, float, float, float] | None = Field(
@@ -155,7 +186,7 @@ class Imagery(Section):
         None,
         description="finds clouds beside the SCL; needs `pip install geoflow[clouds]` and, see imagery.md, weights",
     )
-    cloud_weights: Path | None = Field(None, description="file (s2cloudless) or folder (omnicloudmask) of its weights")
+    cloud_weights: Place | None = Field(None, description="file (s2cloudless) or folder (omnicloudmask) of its weights")
     cloud_threshold: float = Field(0.4, gt=0, lt=1, description="least probability of a cloud, for s2cloudless")
     composite: Method = Field(
         "median",
@@ -229,7 +260,7 @@ class Labels(Section):
     """What the segmentation learns from."""
 
     name: Name = Field("labels", description="group in the store: labels/<name>")
-    source: Path = Field(description="vector or raster file; `file|layername=NAME` picks a layer")
+    source: Place = Field(description="vector or raster file; `file|layername=NAME` picks a layer")
     legend: str = Field("corine", description="corine, or a path to a CSV (code, name, colour)")
     column: str | None = Field(None, description="column of codes in a vector file; found by itself if possible")
     epoch: Name = Field(description="the epoch of imagery that the labels describe")
@@ -238,18 +269,18 @@ class Labels(Section):
 class Classifier(Section):
     """The patch classifier that becomes the encoder (BigEarthNet)."""
 
-    source: Path = Field(
+    source: Place = Field(
         description="folder of BigEarthNet v1 or v2 as published, or a store that `geoflow bigearthnet` made of one"
     )
-    exclude: tuple[Path, ...] = Field((), description="lists of patches to leave out (cloud, shadow, snow)")
-    metadata: tuple[Path, ...] = Field((), description="tables of v2; those beside the folder by default")
+    exclude: tuple[Place, ...] = Field((), description="lists of patches to leave out (cloud, shadow, snow)")
+    metadata: tuple[Place, ...] = Field((), description="tables of v2; those beside the folder by default")
     keep_flagged: bool = Field(False, description="learn from patches that lists or tables flag, too")
     labels: Literal["level3", "nineteen"] = Field("level3", description="CLC level 3, or BigEarthNet's 19 classes")
     split: Literal["random", "squares", "official"] | None = Field(
         None,
         description="a split of the store; by default split_file, else official, else options.validation at random",
     )
-    split_file: Path | None = Field(None, description="a split of your own: CSV of patch name and part")
+    split_file: Place | None = Field(None, description="a split of your own: CSV of patch name and part")
     options: dict[str, Any] = Field(default_factory=dict, description="training options, see below")
 
 
@@ -264,7 +295,7 @@ class Train(Section):
 class Predict(Section):
     """The maps."""
 
-    model: Path | None = Field(None, description="a trained model folder, instead of training one")
+    model: Place | None = Field(None, description="a trained model folder, instead of training one")
     epochs: tuple[Name, ...] | None = Field(None, min_length=1, description="which epochs; all by default")
     engine: Literal[
         "auto", "torch", "openvino", "torch-fp32", "torch-bf16", "torch-fp16", "openvino-fp32", "openvino-bf16"
@@ -312,7 +343,7 @@ class Change(Section):
         description="weights of single transitions, 1 where not named, codes of any level: `{5-1: 0, 312-324: 3}`; "
         "besides, of several transitions between CORINE classes a usual flow is preferred",
     )
-    zones: Path | None = Field(None, description="polygons, in any CRS, for a table of transitions in each of them")
+    zones: Place | None = Field(None, description="polygons, in any CRS, for a table of transitions in each of them")
     zone_column: str | None = Field(None, description="column with the names of the zones; their number without")
     mmu_ha: float = Field(0.5, ge=0, description="smaller patches of change are dropped, in hectares")
 
@@ -326,8 +357,8 @@ class Change(Section):
 class Evaluate(Section):
     """How good it is, where the truth is known."""
 
-    truth: dict[Name, Path] = Field(default_factory=dict, description="epoch -> raster or polygons of class codes")
-    change_truth: Path | None = Field(
+    truth: dict[Name, Place] = Field(default_factory=dict, description="epoch -> raster or polygons of class codes")
+    change_truth: Place | None = Field(
         None,
         description="polygons of change between the epochs of `change`, such as CLC-Change, instead of the difference "
         "of two truths; `file|layername=NAME` picks a layer",

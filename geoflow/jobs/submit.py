@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from geoflow.errors import ClusterError, RunBusy, RunCancelled, RunFailed
+from geoflow.errors import ClusterError, JobError, RunBusy, RunCancelled, RunFailed
 from geoflow.jobs.lease import RENEW_S, STALE_S, holder_of
 from geoflow.jobs.order import Order
 from geoflow.jobs.records import ENDED, Record, Recorder, create_record, find_record, read_record, wish_to_cancel
 from geoflow.jobs.runner import scheduler_address
+from geoflow.places import is_remote
 from geoflow.redact import redact
 
 if TYPE_CHECKING:
@@ -142,6 +143,11 @@ def submit_order(order: Order, driver: Driver | None = None, client: Client | No
     from geoflow.jobs.jobfile import check_inputs_exist
 
     target = where(order.cluster)
+    if is_remote(order.out):
+        raise JobError(
+            f"--out {order.out}: a submitted run prints into a file beside its output, which an object store does not "
+            "take; start `geoflow run` itself where it may stay (tmux, sbatch, a pod)"
+        )
     check_inputs_exist(order.job)
     check_writable(order.out)
     found = holder_of(order.out)

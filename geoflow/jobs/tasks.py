@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from geoflow.errors import GeoflowError
+from geoflow.places import remove
 from geoflow.redact import guard_process, without_secrets
 from geoflow.store.receipts import Receipts
 
@@ -80,7 +81,7 @@ def perform(task: Task, folder: Path) -> dict[str, Any]:
     """
     receipts = Receipts(folder / "receipts")
     # A receipt of an earlier id would vouch for pixels that are now being replaced.
-    receipts.path(task.stage, task.key).unlink(missing_ok=True)
+    remove(receipts.path(task.stage, task.key))
     start = time.monotonic()
     guard_process()  # what this worker logs
     with without_secrets():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +14,8 @@ from geoflow.jobs.clusters import connect
 from geoflow.jobs.console import Console, QuietConsole
 from geoflow.jobs.tasks import Done, Task
 from geoflow.legends import Legend
-from geoflow.store.receipts import Receipts
+from geoflow.places import entries, files_below, place, read_bytes, remove, remove_tree, write_bytes
+from geoflow.store.receipts import Receipts, relative
 from geoflow.store.seal import PATCHES, SEAL, Seal, check_sealed, holds_tiles, metadata_files, read_seal, restore
 from geoflow.store.verify import STORE, Checked, Checks, Problem, array_of, stray_chunks
 from geoflow.store.zarr import Store, consolidate, grid_from_description
@@ -115,8 +115,8 @@ def verify_output(out: str | Path, cluster: str | None = None, console: Console 
     StoreError
         If there is no output of a run there.
     """
-    start, folder, console = time.monotonic(), Path(out).resolve(), console or QuietConsole()
-    if not (folder / "receipts").is_dir() and not (folder / STORE).is_dir():
+    start, folder, console = time.monotonic(), place(out).resolve(), console or QuietConsole()
+    if not {"receipts", STORE} & {path.name for path in entries(folder)[0]}:
         raise StoreError(f"{folder} is not the output of a run: it has neither receipts nor {STORE}")
     seal = read_seal(folder)
     found = check_sealed(folder, seal)
@@ -192,17 +192,14 @@ def windowed(client: Client, tasks: Iterable[Task]) -> Iterator[tuple[Task, Done
 
 def _receipts_there(out: Path) -> list[Name]:
     folder = out / "receipts"
-    there = (path.relative_to(folder) for path in folder.rglob("*.json") if not path.name.startswith("."))
-    return [
-        (path.parts[0], path.relative_to(path.parts[0]).with_suffix("").as_posix())
-        for path in there
-        if path.parent.parts
-    ]
+    names = (relative(path, folder) for path, _ in files_below(folder))
+    parts = (name.removesuffix(".json").partition("/") for name in names if name.endswith(".json"))
+    return [(stage, key) for stage, bar, key in parts if bar and not key.rpartition("/")[2].startswith(".")]
 
 
 def _strays(client: Client, out: Path, checks: Checks, found: Checked) -> list[str]:
     """Chunks that no receipt vouches for, counted for each array, with the first of them."""
-    if checks.grid is None or not (out / STORE).is_dir():
+    if checks.grid is None or not entries(out / STORE)[0]:
         return []
     tiles: dict[str, set[str]] = {}
     for group, tile in found.tiles:
@@ -210,9 +207,9 @@ def _strays(client: Client, out: Path, checks: Checks, found: Checked) -> list[s
     for problem in found.problems:  # of a damaged receipt nobody knows the files: not strays, but its own
         tiles.setdefault(_group_of(problem), set()).add(problem.key.rpartition("/")[2])
     arrays = [
-        path.parent.relative_to(out / STORE).as_posix()
+        relative(path.parent, out / STORE)
         for path in metadata_files(out / STORE)
-        if path.name == "zarr.json" and (path.parent / "c").is_dir() and holds_tiles(path)
+        if path.name == "zarr.json" and holds_tiles(path)
     ]
     works = [StrayWork(out, a, checks.grid, frozenset(tiles.get(a.rpartition("/")[0], ()))) for a in arrays]
     notes = []
@@ -233,7 +230,8 @@ def _group_of(problem: Problem) -> str:
 
 def _drafts(out: Path) -> list[str]:
     """What a run that was killed had not finished: never under a final name."""
-    top = [path.name for path in sorted(out.iterdir()) if path.name.startswith(".")]
+    folders, files = entries(out)
+    top = [path.name for path in [*folders, *files] if path.name.startswith(".") and path.suffix != ".lock"]
     return [f"{name} is a draft that a run left when it was killed; it can be removed" for name in top]
 
 
@@ -263,21 +261,21 @@ def repair_output(
     from geoflow.jobs.jobfile import parse_job
     from geoflow.jobs.run import run_job
 
-    folder, seal = Path(out).resolve(), read_seal(Path(out).resolve())
+    folder = place(out).resolve()
+    seal = read_seal(folder)
     if found.good:
         return found
     job = parse_job(read_summary(folder)["config"] if seal is None else seal.job)
     removed = _mend_files(folder, found.problems, seal)
     receipts = Receipts(folder / "receipts")
     for stage, key in {(p.stage, p.key) for p in found.problems if p.stage}:
-        receipts.path(stage, key).unlink(missing_ok=True)
+        remove(receipts.path(stage, key))
     if seal is not None:
         _restore_root(folder / STORE, grid_from_description(seal.grid))
     summary = run_job(job, folder, cluster, None if seal is None else seal.limit, console=console)
     for path, content in removed.items():
         if content is not None and not path.exists():  # nothing of this job makes it: damaged is better than gone
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            write_bytes(path, content)
     if summary["status"] != "complete":
         failed = [
             Problem(f"receipts/{f['stage']}/{f['key']}.json", f["error"], f["stage"], f["key"])
@@ -300,14 +298,14 @@ def _mend_files(out: Path, problems: Sequence[Problem], seal: Seal | None) -> di
     for name in restore(out, bad, seal):
         path = out / name
         if name.startswith(f"{PATCHES}/"):
-            shutil.rmtree(out / PATCHES, ignore_errors=True)
+            remove_tree(out / PATCHES)
         elif (array := array_of(name)) is not None or _of_labels(path):
             folder = out / STORE / array if array is not None else path.parent
-            removed |= {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-            shutil.rmtree(folder, ignore_errors=True)
+            removed |= {p: read_bytes(p) for p, _ in files_below(folder)}
+            remove_tree(folder)
         elif path.exists():
-            removed[path] = path.read_bytes() if name.startswith(f"{STORE}/") else None
-            path.unlink()
+            removed[path] = read_bytes(path) if name.startswith(f"{STORE}/") else None
+            remove(path)
     return removed
 
 
@@ -318,7 +316,7 @@ def _of_labels(path: Path) -> bool:
 
 
 def _restore_root(store: Path, grid: Grid) -> None:
-    if store.is_dir() and not (store / "zarr.json").is_file():
+    if any(entries(store)) and not (store / "zarr.json").is_file():
         Store.restore(store, grid)
         with warnings.catch_warnings():  # other groups may have lost their metadata too; the run makes them anew
             warnings.filterwarnings("ignore", message="Object at .* is not recognized")

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoflow.jobs.tasks import Done
+from geoflow.places import entries, local_copy
 from geoflow.store.receipts import NODATA_COUNTS
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class LabelWork(TileWork):
         from geoflow.labels.levels import codes_by_level
 
         store, tile = self.open()
-        found = load_label_tile(self.source, tile.geobox, self.legend, self.column)
+        found = load_label_tile(local_copy(self.source), tile.geobox, self.legend, self.column)
         levels, counts = codes_by_level(found.codes, self.legend)
         arrays = {f"level{level}": codes for level, codes in levels.items()}
         content = {"counts": {str(code): count for code, count in counts.items()}, "overlap_px": found.overlap_px}
@@ -173,7 +174,7 @@ class TrainWork:
 
 
 def _model_files(folder: Path) -> tuple[Path, ...]:
-    return tuple(sorted(p for p in folder.iterdir() if p.is_file()))
+    return tuple(entries(folder)[1])
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,9 @@ class ChangeLayer:
         """0 unknown, 1 unchanged, 2 changed, as in a change map; dims (y, x)."""
         from geoflow.labels import load_change_labels
 
-        found: NDArray[np.uint8] = load_change_labels(self.path, geobox, self.legend, self.columns)["change"].values
+        found: NDArray[np.uint8] = load_change_labels(local_copy(self.path), geobox, self.legend, self.columns)[
+            "change"
+        ].values
         return found
 
 
@@ -209,7 +212,7 @@ class EvaluateWork(TileWork):
 
         store, tile = self.open()
         deepest = self.legend.levels[-1]
-        truth = {e: load_labels(path, tile.geobox, self.legend).values for e, path in self.truth.items()}
+        truth = {e: load_labels(local_copy(path), tile.geobox, self.legend).values for e, path in self.truth.items()}
         held = self._held_out(store, tile)
         compared: dict[str, Any] = {}
         for kind, groups in (("map", self.maps), ("labels", self.labels)):

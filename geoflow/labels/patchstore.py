@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import csv
 import datetime as dt
+import io
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ from geoflow.labels.patchlabels import SCHEMES, UNKNOWN, scheme_codes, scheme_le
 from geoflow.labels.patchplan import PatchPlan
 from geoflow.labels.patchread import Layout, PatchChunk, Planned, codes_of
 from geoflow.labels.splits import SPLIT_NAMES
+from geoflow.places import entries, files_below, is_remote, place, upload, write_bytes, zarr_store
 
 FORMAT = "geoflow-patches-2"
 ATTRIBUTE = "geoflow_patches"
@@ -94,7 +97,7 @@ class PatchStore:
 
     def planned(self, number: int) -> list[Planned]:
         """What belongs into a chunk."""
-        group = zarr.open_group(self.path, mode="r", use_consolidated=False)
+        group = zarr.open_group(zarr_store(self.path), mode="r", use_consolidated=False)
         names, folders, listed = (
             np.asarray(_array(group, name)[self.rows(number)]) for name in ("name", "plan/folder", "plan/listed")
         )
@@ -102,7 +105,7 @@ class PatchStore:
 
     def write(self, number: int, chunk: PatchChunk) -> tuple[Path, ...]:
         """Write a chunk whole, and name its files."""
-        group = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+        group = zarr.open_group(zarr_store(self.path), mode="r+", use_consolidated=False)
         files = []
         with zarr.config.set({"array.write_empty_chunks": True}):
             for name, values in chunk.arrays().items():
@@ -113,7 +116,7 @@ class PatchStore:
 
     def facts(self, name: str) -> NDArray[Any]:
         """All values of a variable that is small for each patch, skipped ones included."""
-        return np.asarray(_array(zarr.open_group(self.path, mode="r", use_consolidated=False), name)[:])
+        return np.asarray(_array(zarr.open_group(zarr_store(self.path), mode="r", use_consolidated=False), name)[:])
 
     def pixels(self, bands: Sequence[str]) -> Callable[[slice], NDArray[np.int16]]:
         """A function from places to the pixels of some bands, int16, dims (patch, band, y, x).
@@ -125,7 +128,7 @@ class PatchStore:
         """
         if missing := [band for band in bands if band not in self.bands]:
             raise LabelError(f"{self.path} has no band {missing[0]}; it has {', '.join(self.bands)}")
-        array = _array(zarr.open_group(self.path, mode="r", use_consolidated=False), "cube")
+        array = _array(zarr.open_group(zarr_store(self.path), mode="r", use_consolidated=False), "cube")
         at = [self.bands.index(band) for band in bands]
         whole = at == list(range(len(self.bands)))
 
@@ -137,7 +140,7 @@ class PatchStore:
 
     def split_counts(self) -> dict[str, dict[str, int]]:
         """Patches that were read of each part of each split."""
-        group = zarr.open_group(self.path, mode="r", use_consolidated=False)
+        group = zarr.open_group(zarr_store(self.path), mode="r", use_consolidated=False)
         valid = np.asarray(_array(group, "valid")[:]) == 1
         counts = {}
         for split in self.described["splits"]:
@@ -147,21 +150,22 @@ class PatchStore:
 
     def labels(self, scheme: str) -> NDArray[np.uint8]:
         """Labels of the patches that were read, dims (patch, class): a few dozen bytes a patch."""
-        group = zarr.open_group(self.path, mode="r", use_consolidated=False)
+        group = zarr.open_group(zarr_store(self.path), mode="r", use_consolidated=False)
         valid = np.asarray(_array(group, "valid")[:]) == 1
         return np.asarray(_array(group, f"label_{scheme}")[:])[valid]
 
     def moments(self) -> Iterator[NDArray[np.float64]]:
         """Tables of `patch_moments`, chunk by chunk."""
-        array = _array(zarr.open_group(self.path, mode="r", use_consolidated=False), "moments")
+        array = _array(zarr.open_group(zarr_store(self.path), mode="r", use_consolidated=False), "moments")
         yield from (np.asarray(array[self.rows(number)]) for number in range(self.chunks))
 
     def finish(self, read: int, skipped: Sequence[Skipped]) -> None:
         """Say in the store that it is complete, and what came of it."""
         facts = {"complete": True, "read": read, "skipped": len(skipped)}
-        with (self.path / "skipped.csv").open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([("name", "reason"), *skipped])
-        group = zarr.open_group(self.path, mode="r+", use_consolidated=False)
+        table = io.StringIO(newline="")
+        csv.writer(table, lineterminator="\n").writerows([("name", "reason"), *skipped])
+        write_bytes(self.path / "skipped.csv", table.getvalue().encode())
+        group = zarr.open_group(zarr_store(self.path), mode="r+", use_consolidated=False)
         group.attrs.update({ATTRIBUTE: {**self.described, **facts}})
         _consolidate(self.path)
 
@@ -174,12 +178,12 @@ def read_store(path: str | Path) -> PatchStore:
     LabelError
         If there is none, or it is something else.
     """
-    path = Path(path)
+    path = place(path)
     if not (path / "zarr.json").is_file():
         raise LabelError(
             f"no patches at {path}: there is no such Zarr store; make one with geoflow bigearthnet SRC OUT"
         )
-    described = zarr.open_group(path, mode="r", use_consolidated=False).attrs.asdict().get(ATTRIBUTE)
+    described = zarr.open_group(zarr_store(path), mode="r", use_consolidated=False).attrs.asdict().get(ATTRIBUTE)
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise LabelError(f"{path}: is a Zarr store, but not one of patches of this geoflow ({FORMAT})")
     return PatchStore(path, described)
@@ -201,11 +205,14 @@ def create_store(path: str | Path, plan: PatchPlan) -> PatchStore:
     LabelError
         If the place is taken, or cannot be written to.
     """
-    path = Path(path)
-    if path.exists():
+    path = place(path)
+    if any(entries(path)) or path.exists():
         raise LabelError(f"{path} is there already")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     described = _describe(plan)
+    if is_remote(path):
+        _upload_arrays(path, plan, described)
+        return PatchStore(path, described)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(draft, ignore_errors=True)
@@ -216,6 +223,18 @@ def create_store(path: str | Path, plan: PatchPlan) -> PatchStore:
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return PatchStore(path, described)
+
+
+def _upload_arrays(path: Path, plan: PatchPlan, described: dict[str, Any]) -> None:
+    """Made here and uploaded, the root's metadata last: before that it is no store."""
+    with tempfile.TemporaryDirectory(prefix="geoflow-") as name:
+        made = Path(name) / path.name
+        _create_arrays(made, plan, described)
+        try:
+            for file, _ in sorted(files_below(made), key=lambda one: one[0] == made / "zarr.json"):
+                upload(file, path / file.relative_to(made).as_posix())
+        except OSError as problem:
+            raise LabelError(f"{path} cannot be written: {problem.strerror or problem}") from None
 
 
 def _describe(plan: PatchPlan) -> dict[str, Any]:
@@ -333,7 +352,7 @@ def _consolidate(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consolidated metadata")
         warnings.filterwarnings("ignore", message="Object at (receipts|skipped.csv) is not recognized")
-        zarr.consolidate_metadata(path)
+        zarr.consolidate_metadata(zarr_store(path))
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array[Any]:

@@ -7,13 +7,13 @@ is missing or damaged means that the window runs again, with the same result to 
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from geoflow.places import entries, read_bytes, remove, write_bytes
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,13 @@ class Scratch:
     def load(self, window: tuple[int, int]) -> bytes | None:
         """What a window said, as it was saved; None where it is not known."""
         try:
-            return bytes(_codec().decode(self._file(window).read_bytes()))
+            return bytes(_codec().decode(read_bytes(self._file(window))))
         except (OSError, RuntimeError, ValueError):
             return None
 
     def save(self, window: tuple[int, int], said: bytes) -> None:
         """Keep what a window said, an even number of bytes; complete under its name or not there at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=self.folder, prefix=".window-")
-        with os.fdopen(handle, "wb") as file:
-            file.write(_codec().encode(np.frombuffer(said, np.uint16)))
-        os.replace(name, self._file(window))
+        write_bytes(self._file(window), bytes(_codec().encode(np.frombuffer(said, np.uint16))))
 
     def finish(self, tile: str, windows: dict[tuple[int, int], tuple[str, ...]]) -> None:
         """Say that a tile is mapped, and drop the windows that nobody needs any more.
@@ -53,12 +49,11 @@ class Scratch:
         windows : mapping of (row, column) -> tile ids
             The windows that the tile shares, and all tiles of the job that need each.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / f"{tile}.done").touch()
-        done = {path.stem for path in self.folder.glob("*.done")}
+        write_bytes(self.folder / f"{tile}.done", b"")
+        done = {path.stem for path in entries(self.folder)[1] if path.suffix == ".done"}
         for window, tiles in windows.items():
             if done.issuperset(tiles):
-                self._file(window).unlink(missing_ok=True)
+                remove(self._file(window))
 
     def _file(self, window: tuple[int, int]) -> Path:
         return self.folder / f"{window[0]}-{window[1]}.window"

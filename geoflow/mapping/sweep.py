@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +25,7 @@ from geoflow.mapping.netpool import net_pool, windows_ahead
 from geoflow.mapping.said import Said, blend, decide_all
 from geoflow.mapping.scratch import Scratch
 from geoflow.mapping.windows import Lattice
+from geoflow.places import place
 
 if TYPE_CHECKING:
     from geoflow.mapping.predict import MapOptions
@@ -103,7 +103,7 @@ class _Sweep:
         self.card: ModelCard = loaded.card
         name = options.engine if "-" in options.engine else candidates(options.engine)[0]
         self.engine = load_engine(loaded, name)
-        self.scratch = None if options.scratch is None else Scratch(Path(options.scratch))
+        self.scratch = None if options.scratch is None else Scratch(place(options.scratch))
         self.ladder = Ladder.of(self.card.legend, self.card.codes)
         self.data, self.block = data, block
         self.lattice, (self.seen_y, self.seen_x) = block.lattice, block.seen

@@ -22,6 +22,7 @@ from typing import Any
 import google_crc32c
 
 from geoflow.errors import StoreError
+from geoflow.places import at_once, files_below, is_remote, read_bytes, write_bytes
 
 CHECKSUM = "checksum"
 """Last key of a sealed file: the crc32c of its text without this key."""
@@ -51,17 +52,6 @@ def write_json(path: Path, values: Any) -> None:
     write_bytes(path, _text(values).encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that it is either the old one or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def _text(values: Any) -> str:
     return json.dumps(values, indent=1) + "\n"
 
@@ -81,6 +71,9 @@ def measure(path: Path) -> str:
     OSError
         If it cannot be read.
     """
+    if is_remote(path):
+        content = read_bytes(path)
+        return f"{len(content)} {crc32c(content)}"
     size, value = 0, 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
@@ -104,7 +97,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     the values as they were.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
         values = json.loads(content)
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
@@ -144,24 +137,63 @@ class Receipts:
         StoreError
             If one of the files is not there: the task did not do what it says.
         """
-        missing = [f for f in files if not f.exists()]
-        if missing:
-            raise StoreError(f"{stage} {key} ended without writing {missing[0]}; the disk may be full")
+        measured = at_once(_measured, files, is_remote(self.folder))
+        for file, found in zip(files, measured, strict=True):
+            if found is None:
+                raise StoreError(f"{stage} {key} ended without writing {file}; the disk may be full")
         root = self.folder.parent
-        listed = {f.relative_to(root).as_posix(): measure(f) for f in files}
+        listed = {relative(f, root): found for f, found in zip(files, measured, strict=True)}
         receipt = {**content, "id": task_id, "stage": stage, "key": key, "files": listed}
         return write_sealed(self.path(stage, key), receipt)
 
     def valid(self, stage: str, key: str, task_id: str) -> dict[str, Any] | None:
         """The receipt if it is for this very task and its files have the size they had, else None."""
-        receipt = self.read(stage, key)
-        if receipt is None or receipt.get("id") != task_id:
-            return None
+        return self.all_valid([(stage, key, task_id)])[0]
+
+    def all_valid(self, wanted: Sequence[tuple[str, str, str]]) -> list[dict[str, Any] | None]:
+        """As `valid`, of many tasks (stage, key, id), in order.
+
+        In an object store receipts are read many at once, and sizes come from listings of whole arrays: to ask for
+        each chunk by itself would take longer than to make it.
+        """
+        remote = is_remote(self.folder)
+        read = at_once(lambda task: self.read(task[0], task[1]), wanted, remote)
+        found = [r if r is not None and r.get("id") == w[2] else None for r, w in zip(read, wanted, strict=True)]
+        sizes = self._listed(found) if remote else None
+        return [r if r is None or self._as_large_as_they_were(r, sizes) else None for r in found]
+
+    def _as_large_as_they_were(self, receipt: Mapping[str, Any], sizes: Mapping[str, int] | None) -> bool:
         root = self.folder.parent
-        for name, found in receipt.get("files", {}).items():
+        for name, measured in receipt.get("files", {}).items():
             try:
-                if (root / name).stat().st_size != int(found.partition(" ")[0]):
-                    return None
-            except FileNotFoundError:
-                return None
-        return receipt
+                size = (root / name).stat().st_size if sizes is None else sizes[name]
+            except (FileNotFoundError, KeyError):
+                return False
+            if size != int(measured.partition(" ")[0]):
+                return False
+        return True
+
+    def _listed(self, receipts: Sequence[Mapping[str, Any] | None]) -> dict[str, int]:
+        """Sizes of all files below the folders in which files of receipts lie."""
+        folders = {_folder(name) for r in receipts if r is not None for name in r.get("files", {})}
+        root = self.folder.parent
+        listings = at_once(lambda folder: files_below(root / folder), sorted(folders), True)
+        return {relative(path, root): size for listing in listings for path, size in listing}
+
+
+def _folder(name: str) -> str:
+    """The folder to list for a file: of a chunk, its array's."""
+    head, bar, _ = name.partition("/c/")
+    return f"{head}/c" if bar else name.rpartition("/")[0] or name
+
+
+def _measured(path: Path) -> str | None:
+    try:
+        return measure(path)
+    except FileNotFoundError:
+        return None
+
+
+def relative(path: Path, root: Path) -> str:
+    """The name of a file below a folder, with slashes."""
+    return str(path)[len(str(root)) + 1 :].replace(os.sep, "/")

@@ -21,11 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from geoflow.store.receipts import measure, read_sealed, write_bytes, write_sealed
+from geoflow.places import at_once, entries, files_below, is_remote, read_bytes, write_bytes
+from geoflow.store.receipts import measure, read_sealed, relative, write_sealed
 from geoflow.store.verify import STORE, Checked, Problem, differs
 
 SEAL, COPIES = "receipts/seal.json", "receipts/copies.zip"
 PATCHES = "patches.zarr"
+_REPORTED = ("summary.json", "report.html", "map.png", "change.png")
 FORMAT = 1
 
 
@@ -78,20 +80,15 @@ def metadata_files(store: Path) -> Iterator[Path]:
     Folders of chunks are not listed: a country has millions.
     """
     yield store / "zarr.json"
-    for path in sorted(store.iterdir()):
-        if not path.is_dir():
-            continue
-        if (path / "c").is_dir() or _is_array(path / "zarr.json"):
+    for path in entries(store)[0]:
+        folders, files = entries(path)
+        scalar = [p for p in files if p.name == "c"]  # whose only chunk has no place
+        if scalar or any(p.name == "c" for p in folders) or _node(path / "zarr.json").get("node_type") == "array":
             yield path / "zarr.json"
             if not holds_tiles(path / "zarr.json"):
-                yield from (p for p in sorted((path / "c").rglob("*")) if p.is_file())
-                yield from (p for p in (path / "c",) if p.is_file())  # the only chunk of a scalar
+                yield from [*scalar, *(p for p, _ in files_below(path / "c"))]
         else:
             yield from metadata_files(path)
-
-
-def _is_array(path: Path) -> bool:
-    return _node(path).get("node_type") == "array"
 
 
 def holds_tiles(path: Path) -> bool:
@@ -101,7 +98,7 @@ def holds_tiles(path: Path) -> bool:
 
 def _node(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_bytes(path))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -116,25 +113,24 @@ def sealed_files(out: Path, receipted: frozenset[str]) -> tuple[list[Path], list
     receipted : set of str
         Files within ``patches.zarr`` that receipts vouch for.
     """
-    kept = list(metadata_files(out / STORE)) if (out / STORE).is_dir() else []
-    if (out / PATCHES).is_dir():
-        inside = [path for path in sorted((out / PATCHES).rglob("*")) if path.is_file()]
-        kept += [path for path in inside if path.relative_to(out).as_posix() not in receipted]
-    scenes = sorted((out / "scenes").iterdir()) if (out / "scenes").is_dir() else []
+    folders, files = entries(out)
+    there = {path.name for path in folders}
+    kept = list(metadata_files(out / STORE)) if STORE in there else []
+    kept += [path for path, _ in files_below(out / PATCHES) if relative(path, out) not in receipted]
+    scenes = entries(out / "scenes")[1]
     kept += [path for path in scenes if path.suffix == ".json"]
     anew = [path for path in scenes if path.suffix != ".json"]
-    anew += [out / name for name in ("summary.json", "report.html", "map.png", "change.png")]
-    return kept, [path for path in anew if path.is_file()]
+    return kept, anew + [path for path in files if path.name in _REPORTED]
 
 
 def write_copies(out: Path, paths: Sequence[Path]) -> None:
     """Keep files a second time; equal files make equal bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in paths:
-            entry = zipfile.ZipInfo(path.relative_to(out).as_posix())
+        for path, content in zip(paths, at_once(read_bytes, paths, is_remote(out)), strict=True):
+            entry = zipfile.ZipInfo(relative(path, out))
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, path.read_bytes())
+            archive.writestr(entry, content)
     write_bytes(out / COPIES, buffer.getvalue())
 
 
@@ -145,7 +141,7 @@ class Copies:
         self.names: tuple[str, ...] = ()
         self._archive: zipfile.ZipFile | None = None
         try:
-            self._archive = zipfile.ZipFile(io.BytesIO((out / COPIES).read_bytes()))
+            self._archive = zipfile.ZipFile(io.BytesIO(read_bytes(out / COPIES)))
             self.names = tuple(self._archive.namelist())
         except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
             self._archive = None
@@ -170,39 +166,39 @@ def check_sealed(out: Path, seal: Seal | None) -> Checked:
     if seal is None:
         what = "the seal is damaged" if (out / SEAL).exists() else "no run was completed here: there is no seal"
         found.problems.append(Problem(SEAL, what))
-        names: Iterable[str] = sorted({p.relative_to(out).as_posix() for p in _all(out)} | set(copies.names))
+        names: Iterable[str] = sorted({relative(p, out) for p in _all(out)} | set(copies.names))
     else:
         names = seal.files
         if not seal.complete:
             found.problems.append(Problem(SEAL, "the last run did not come to its end"))
-    for name in names:
-        what = _compare(out, name, None if seal is None else seal.files[name], copies)
-        found.files += 1
-        if what:
-            found.problems.append(Problem(name, what))
-        else:
-            found.bytes += (out / name).stat().st_size
+    ordered, said = list(names), {} if seal is None else seal.files
+    compared = at_once(lambda name: _compare(out, name, said.get(name), copies), ordered, is_remote(out))
+    found.files += len(ordered)
+    found.problems += [Problem(name, what) for name, (what, _) in zip(ordered, compared, strict=True) if what]
+    found.bytes += sum(size for _, size in compared)
     return found
 
 
 def _all(out: Path) -> list[Path]:
     kept, anew = sealed_files(out, frozenset())
     # Pixels of patches have receipts of their own.
-    return [p for p in kept if PATCHES not in p.relative_to(out).parts or p.name == "zarr.json"] + anew
+    return [p for p in kept if not relative(p, out).startswith(f"{PATCHES}/") or p.name == "zarr.json"] + anew
 
 
-def _compare(out: Path, name: str, said: str | None, copies: Copies) -> str:
+def _compare(out: Path, name: str, said: str | None, copies: Copies) -> tuple[str, int]:
+    """(what is wrong, bytes read)."""
     try:
         if said is not None:
-            return differs(measure(out / name), said)
-        copy = copies.read(name)
-        if copy is None:
-            return "cannot be vouched for: neither the seal nor its copies are whole"
-        return "" if copy == (out / name).read_bytes() else "its bytes are not those of its copy"
+            measured = measure(out / name)
+            return differs(measured, said), int(measured.partition(" ")[0])
+        copy, content = copies.read(name), read_bytes(out / name)
     except FileNotFoundError:
-        return "is missing"
+        return "is missing", 0
     except OSError as error:
-        return f"cannot be read: {error.strerror or error}"
+        return f"cannot be read: {error.strerror or error}", 0
+    if copy is None:
+        return "cannot be vouched for: neither the seal nor its copies are whole", len(content)
+    return "" if copy == content else "its bytes are not those of its copy", len(content)
 
 
 def restore(out: Path, names: Iterable[str], seal: Seal | None) -> list[str]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import google_crc32c
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -20,7 +19,8 @@ from zarr.storage import MemoryStore
 from geoflow.errors import GridError, LegendError
 from geoflow.grid import Grid, Tile
 from geoflow.legends import Legend
-from geoflow.store.receipts import NODATA_COUNTS, Receipts, measure
+from geoflow.places import at_once, files_below, is_remote, read_bytes
+from geoflow.store.receipts import NODATA_COUNTS, Receipts, crc32c, measure, relative
 
 STORE = "country.zarr"
 
@@ -55,6 +55,11 @@ class Checked:
     problems: list[Problem] = field(default_factory=list)
     tiles: set[tuple[str, str]] = field(default_factory=set)
     """(group, tile) that intact receipts vouch for."""
+
+    def read(self, size: int | None) -> None:
+        """One more file was read, if it was."""
+        self.files += size is not None
+        self.bytes += size or 0
 
     def add(self, other: Checked) -> None:
         """Take in what somebody else found."""
@@ -94,13 +99,14 @@ class Checks:
         receipt = receipts.read(stage, key)
         if receipt is None:
             what = "the receipt is damaged" if path.exists() else "there is no receipt"
-            found.problems.append(Problem(path.relative_to(self.out).as_posix(), what, stage, key))
+            found.problems.append(Problem(relative(path, self.out), what, stage, key))
             return found
         pixels: dict[str, dict[str, str]] = {}
         for name, said in receipt["files"].items():
             array = array_of(name)
             if array is None:
-                _, what = self._bytes(name, said, found, keep=False)
+                _, size, what = self._bytes(name, said, keep=False)
+                found.read(size)
                 found.problems += [Problem(name, what, stage, key)] if what else []
             else:
                 pixels.setdefault(array, {})[name] = said
@@ -108,22 +114,20 @@ class Checks:
             self._pixels(receipt, pixels, found)
         return found
 
-    def _bytes(self, name: str, said: str, found: Checked, keep: bool = True) -> tuple[bytes, str]:
-        """(the content, what is wrong with it); the content only if it is to be kept."""
+    def _bytes(self, name: str, said: str, keep: bool = True) -> tuple[bytes, int | None, str]:
+        """(the content, how many bytes were read, what is wrong with it); the content only if it is to be kept."""
         path, content = self.out / name, b""
         try:
             if keep:
-                content = path.read_bytes()
-                measured = f"{len(content)} {google_crc32c.value(content):08x}"
+                content = read_bytes(path)
+                measured = f"{len(content)} {crc32c(content)}"
             else:
                 measured = measure(path)
         except FileNotFoundError:
-            return b"", "is missing"
+            return b"", None, "is missing"
         except OSError as error:
-            return b"", f"cannot be read: {error.strerror or error}"
-        found.files += 1
-        found.bytes += int(measured.partition(" ")[0])
-        return content, differs(measured, said)
+            return b"", None, f"cannot be read: {error.strerror or error}"
+        return content, int(measured.partition(" ")[0]), differs(measured, said)
 
     def _pixels(self, receipt: Mapping[str, Any], arrays: Mapping[str, Mapping[str, str]], found: Checked) -> None:
         stage, key = receipt["stage"], receipt["key"]
@@ -161,8 +165,9 @@ class Checks:
         opened = None if tile is None or array in self.unreadable else self._metadata(array)
         for lead, of_layer in layers.items():
             contents, bad = {}, False
-            for name, said in of_layer.items():
-                content, what = self._bytes(name, said, found)
+            read = at_once(lambda one: self._bytes(*one), list(of_layer.items()), is_remote(self.out))
+            for name, (content, size, what) in zip(of_layer, read, strict=True):
+                found.read(size)
                 if what:
                     found.problems.append(Problem(name, what, stage, key))
                 bad |= bool(what)
@@ -179,7 +184,7 @@ class Checks:
 
     def _metadata(self, array: str) -> bytes | None:
         try:
-            return (self.out / STORE / array / "zarr.json").read_bytes()
+            return read_bytes(self.out / STORE / array / "zarr.json")
         except OSError:
             return None  # found when the metadata are checked
 
@@ -286,10 +291,8 @@ def stray_chunks(out: Path, array: str, grid: Grid, tiles: frozenset[str], most:
         The first of them, relative to ``out``.
     """
     count, names = 0, list[str]()
-    for path in sorted((out / STORE / array / "c").rglob("*")):
-        if path.is_dir():
-            continue
-        name = path.relative_to(out).as_posix()
+    for path, _ in files_below(out / STORE / array / "c"):
+        name = relative(path, out)
         try:
             *_, row, col = chunk_place(name)
             tile = grid.tile_at(row * grid.chunk // grid.tile, col * grid.chunk // grid.tile).id

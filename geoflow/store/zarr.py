@@ -23,6 +23,7 @@ from zarr.codecs import ZstdCodec
 
 from geoflow.errors import StoreError
 from geoflow.grid import Grid, Tile
+from geoflow.places import entries, place, zarr_store
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -92,23 +93,21 @@ class Store:
         StoreError
             If ``path`` holds something else: another grid, a newer format, or no store of geoflow's.
         """
-        described: dict[str, Any] = {"format": FORMAT, "grid": describe_grid(grid)}
-        if path.exists() and any(path.iterdir()):
-            found = _read_description(path)
-            if found["grid"] != described["grid"]:
+        if any(entries(path)):
+            found, wanted = _read_description(path), describe_grid(grid)
+            if found["grid"] != wanted:
                 raise StoreError(
-                    f"{path} lies on another grid: it has {found['grid']}, the job wants {described['grid']}; "
+                    f"{path} lies on another grid: it has {found['grid']}, the job wants {wanted}; "
                     "give the job another output folder (--out)"
                 )
         else:
-            zarr.open_group(path, mode="w", zarr_format=3, attributes={"geoflow": described, "Conventions": "CF-1.11"})
+            zarr.open_group(zarr_store(path), mode="w", zarr_format=3, attributes=_root_attributes(grid))
         return cls(path, grid)
 
     @classmethod
     def restore(cls, path: Path, grid: Grid) -> Store:
         """Describe a store anew whose root metadata are lost; groups, arrays and chunks stay."""
-        described: dict[str, Any] = {"format": FORMAT, "grid": describe_grid(grid)}
-        zarr.open_group(path, mode="a", zarr_format=3, attributes={"geoflow": described, "Conventions": "CF-1.11"})
+        zarr.open_group(zarr_store(path), mode="a", zarr_format=3, attributes=_root_attributes(grid))
         return cls(path, grid)
 
     def ensure_group(self, group: Group) -> None:
@@ -121,12 +120,12 @@ class Store:
         StoreError
             If an array of that name exists with another dtype, shape or chunk size.
         """
-        root, parts = zarr.open_group(self.path, mode="a", use_consolidated=False), group.path.split("/")
+        root, parts = zarr.open_group(zarr_store(self.path), mode="a", use_consolidated=False), group.path.split("/")
         lost = [not self.has("/".join(parts[:depth])) for depth in range(1, len(parts) + 1)]
         for depth in range(1, len(parts) + 1):  # each by itself: zarr makes no parent of a group that is there
             root.require_group("/".join(parts[:depth]))
         # The consolidated list is of the last run, and this one may add to the group.
-        node = zarr.open_group(self.path, mode="a", path=group.path, use_consolidated=False)
+        node = zarr.open_group(zarr_store(self.path), mode="a", path=group.path, use_consolidated=False)
         changed = _update_attrs(node, group.attrs) or any(lost)
         sizes = {dim: len(labels) for dim, labels in group.coords.items()}
         for dim, labels in group.coords.items():
@@ -171,7 +170,7 @@ class Store:
         """Remove a variable and an attribute that an earlier run left in a group, where they are."""
         if not self.has(group):
             return
-        node = zarr.open_group(self.path, mode="a", path=group, use_consolidated=False)
+        node = zarr.open_group(zarr_store(self.path), mode="a", path=group, use_consolidated=False)
         if variable in node:
             del node[variable]
             attrs = node.attrs.asdict()
@@ -198,7 +197,7 @@ class Store:
         """
         # All-nodata chunks are written too: a chunk that is missing then always means data that is missing.
         with zarr.config.set({"array.write_empty_chunks": True}):
-            node = zarr.open_group(self.path, mode="r+", path=group, use_consolidated=False)
+            node = zarr.open_group(zarr_store(self.path), mode="r+", path=group, use_consolidated=False)
             for name, values in arrays.items():
                 target = _array(node, name)
                 wanted = (*target.shape[:-2], *tile.shape)
@@ -211,7 +210,7 @@ class Store:
 
     def chunk_files(self, group: str, names: Sequence[str], tile: Tile) -> list[Path]:
         """The chunk files that hold a tile, in a fixed order, whether they exist or not."""
-        node = zarr.open_group(self.path, mode="r", path=group, use_consolidated=False)
+        node = zarr.open_group(zarr_store(self.path), mode="r", path=group, use_consolidated=False)
         files = []
         for name in names:
             array = _array(node, name)
@@ -225,7 +224,7 @@ class Store:
 
     def nodata(self, group: str, names: Sequence[str]) -> dict[str, Any]:
         """The value of each variable that means "not observed"."""
-        node = zarr.open_group(self.path, mode="r", path=group, use_consolidated=False)
+        node = zarr.open_group(zarr_store(self.path), mode="r", path=group, use_consolidated=False)
         return {name: _array(node, name).fill_value for name in names}
 
     def has(self, group: str) -> bool:
@@ -251,7 +250,7 @@ class Store:
         if not self.has(group):
             raise StoreError(f"{self.path} has no group {group!r}")
         chunks: dict[str, int] | None = {} if dask else None
-        return xr.open_zarr(self.path, group=group, consolidated=False, chunks=chunks, decode_coords="all")
+        return xr.open_zarr(zarr_store(self.path), group=group, consolidated=False, chunks=chunks, decode_coords="all")
 
 
 def open_store(path: str | Path) -> xr.DataTree:
@@ -275,11 +274,11 @@ def open_store(path: str | Path) -> xr.DataTree:
     import rioxarray  # noqa: F401  (readers expect .rio to be there)
     import xarray as xr
 
-    folder = Path(path)
-    if (folder / "country.zarr").is_dir():
+    folder = place(path)
+    if (folder / "country.zarr" / "zarr.json").is_file():
         folder = folder / "country.zarr"
     _read_description(folder)
-    return xr.open_datatree(folder, engine="zarr", chunks={}, decode_coords="all")
+    return xr.open_datatree(zarr_store(folder), engine="zarr", chunks={}, decode_coords="all")
 
 
 def open_for_writing(path: Path) -> Store:
@@ -312,13 +311,17 @@ def consolidate(path: Path) -> None:
     with warnings.catch_warnings():
         # Zarr v3 has no text for consolidated metadata yet; zarr-python, xarray and OpenLayers read it all the same.
         warnings.filterwarnings("ignore", message="Consolidated metadata")
-        zarr.consolidate_metadata(path)
+        zarr.consolidate_metadata(zarr_store(path))
+
+
+def _root_attributes(grid: Grid) -> dict[str, Any]:
+    return {"geoflow": {"format": FORMAT, "grid": describe_grid(grid)}, "Conventions": "CF-1.11"}
 
 
 def _read_description(path: Path) -> dict[str, Any]:
     if not (path / "zarr.json").is_file():
         raise StoreError(f"{path} is not a Zarr store that geoflow made; a run writes OUT/country.zarr")
-    described = zarr.open_group(path, mode="r", use_consolidated=False).attrs.asdict().get("geoflow")
+    described = zarr.open_group(zarr_store(path), mode="r", use_consolidated=False).attrs.asdict().get("geoflow")
     if not isinstance(described, dict) or "grid" not in described:
         raise StoreError(f"{path} is a Zarr store, but not one that geoflow made")
     if described.get("format", 0) > FORMAT:
