@@ -138,12 +138,15 @@ def test_a_cluster_of_threads_listens_on_loopback_only():
 def test_workers_get_the_environment_and_the_memory_that_is_needed(monkeypatch, tmp_path):
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://192.0.2.1:8786")
     names = [*WORKER_ENVIRONMENT, "GDAL_CACHEMAX", "OMP_NUM_THREADS", "GDAL_HTTP_PROXY"]
+    for name in names:  # clusters that others have started in this process leave theirs behind
+        monkeypatch.delenv(name, raising=False)
     file = tmp_path / "local.yaml"
     file.write_text("kind: local\nworkers: 1\nthreads: 2\nmemory: 3 GiB\nenvironment: {GDAL_HTTP_PROXY: proxy:3128}")
     with connect(str(file)) as client:
         (found,) = client.run(lambda: {name: os.environ.get(name) for name in names}).values()
         (worker,) = client.scheduler_info()["workers"].values()
         allowed = client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.allowed_failures)
+    assert not set(names) & set(os.environ), "what is meant for workers stays there"
     assert found == {
         **WORKER_ENVIRONMENT,
         "GDAL_CACHEMAX": "256",

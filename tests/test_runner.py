@@ -90,19 +90,6 @@ def test_a_task_that_kills_its_worker_is_set_aside_and_the_others_are_done(clien
     assert any(line.startswith("test poison: 2 workers died") for line in said)
 
 
-def test_a_task_that_takes_too_long_is_ended_and_tried_again(client, tmp_path):
-    slow = [task(tmp_path, "slow", how="hang", times=1)]
-    good = [task(tmp_path, f"t{n:02d}", seconds=0.05) for n in range(8)]
-    start = time.monotonic()
-    outcome = run(client, tmp_path, [*slow, *good], Patience(backoff_s=0.05, task_s=3))
-    assert (outcome.done, outcome.failed) == (9, [])
-    outcome = run(client, tmp_path, [task(tmp_path, "ever", how="hang", times=9)], Patience(task_s=2, retries=0))
-    (failure,) = outcome.failed
-    assert (failure["key"], failure["tries"]) == ("ever", 1)
-    assert "longer than 2 s" in failure["error"]
-    assert time.monotonic() - start < 120, "nobody waited for the hour that it would have taken"
-
-
 def test_small_tasks_are_handed_out_together_and_each_has_its_receipt(client, tmp_path):
     tasks = [task(tmp_path, f"t{n:04d}") for n in range(400)]
     tasks[200] = task(tmp_path, "t0200", how="job", times=9)
@@ -117,6 +104,19 @@ def test_small_tasks_are_handed_out_together_and_each_has_its_receipt(client, tm
     assert len(submitted) < 200
     assert len(list((tmp_path / "out/receipts/test").iterdir())) == 399
     assert set(outcome.receipts) == {t.key for t in tasks} - {"t0200"}
+
+
+def test_a_task_that_takes_too_long_is_ended_and_tried_again(client, tmp_path):
+    slow = [task(tmp_path, "slow", how="hang", times=1)]
+    good = [task(tmp_path, f"t{n:02d}", seconds=0.05) for n in range(8)]
+    start = time.monotonic()
+    outcome = run(client, tmp_path, [*slow, *good], Patience(backoff_s=0.05, task_s=3))
+    assert (outcome.done, outcome.failed) == (9, [])
+    outcome = run(client, tmp_path, [task(tmp_path, "ever", how="hang", times=9)], Patience(task_s=2, retries=0))
+    (failure,) = outcome.failed
+    assert (failure["key"], failure["tries"]) == ("ever", 1)
+    assert "longer than 2 s" in failure["error"]
+    assert time.monotonic() - start < 120, "nobody waited for the hour that it would have taken"
 
 
 def test_a_wish_to_stop_leaves_nothing_on_the_cluster(client, tmp_path):
@@ -135,6 +135,7 @@ def test_a_wish_to_stop_leaves_nothing_on_the_cluster(client, tmp_path):
     assert not client.futures
 
 
+@pytest.mark.slow
 def test_workers_that_go_and_come_lose_nothing(tmp_path):
     """As machines that are rented by the minute do; the last ones leave for good, and a local cluster is healed."""
     said: list[str] = []

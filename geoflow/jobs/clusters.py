@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,12 @@ def connect(
         say(f"the scheduler is the one of {SCHEDULER_VARIABLE}: {address}")
     found = where(cluster) if cluster is None or isinstance(cluster, str) else cluster
     # dask.config reads DASK_SCHEDULER_ADDRESS too, and workers that are started here would follow it.
-    with dask.config.set({**settings(found), "scheduler-address": None}), warnings.catch_warnings():
+    chosen = settings(found)
+    with (
+        _environment_restored(chosen["distributed.nanny.pre-spawn-environ"]),
+        dask.config.set({**chosen, "scheduler-address": None}),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", VersionMismatchWarning)  # told by check_versions
         opened = _running(found) if isinstance(found, kinds.Running) else _started(found, needs or Needs())
         with opened as client:
@@ -110,6 +115,20 @@ def connect(
                 _wait_for_a_worker(client, found)
                 check_versions(client, say)
             yield client
+
+
+@contextlib.contextmanager
+def _environment_restored(names: Iterable[str]) -> Iterator[None]:
+    """Dask's nannies put the environment of their workers into this process's own, and leave it there."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager
