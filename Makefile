@@ -37,7 +37,7 @@ test: install-dev  ## all tests but the slow ones
 test-slow: install-dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-faults: install-dev  ## faults on purpose: killed drivers and workers, full disks (half an hour)
+test-faults: install-dev  ## faults on purpose: killed drivers and workers, full disks (an hour and more)
 	$(BIN)/python -m pytest -m faults -s
 
 lint: install-dev  ## style, types and the direction of imports
