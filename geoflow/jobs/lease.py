@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from geoflow.errors import RunBusy
-from geoflow.places import is_remote, read_bytes, remove
+from geoflow.places import failures, is_remote, read_bytes, remove
 from geoflow.store.receipts import write_json
 
 NAME = "lease.json"
@@ -150,7 +150,7 @@ class Lease:
         while not self._released.wait(RENEW_S):
             # A disk that is full or away for a moment is the business of the tasks; a lease that is not renewed stays
             # ours until somebody takes it.
-            with contextlib.suppress(OSError), _one_at_a_time(self._out):
+            with contextlib.suppress(*failures()), _one_at_a_time(self._out):
                 found = holder_of(self._out)
                 if found is not None and not found.same(Holder.me(self.run)):
                     self._lost = found

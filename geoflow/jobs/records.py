@@ -25,7 +25,7 @@ from geoflow.errors import JobError, RunCancelled, StoreError
 from geoflow.jobs.lease import holder_of
 from geoflow.jobs.order import Order
 from geoflow.jobs.outcome import Outcome
-from geoflow.places import entries, make_folder, place, read_bytes, write_bytes
+from geoflow.places import entries, failures, make_folder, place, read_bytes, write_bytes
 from geoflow.redact import redact, redact_all
 from geoflow.store.receipts import write_json
 
@@ -299,11 +299,14 @@ class Recorder:
         if time.monotonic() - self._looked < self._EVERY_S:
             return
         self._looked = time.monotonic()
-        if (self.record.folder / "cancel").exists():
+        wished = False
+        with contextlib.suppress(*failures()):  # a store that does not answer for a moment is asked again
+            wished = (self.record.folder / "cancel").exists()
+        if wished:
             raise RunCancelled(f"stopped, as asked by `geoflow cancel`; to go on: geoflow resume {self.record.id}")
 
     def _write(self) -> None:
         self._written = time.monotonic()
         # A disk that is full stops the tasks, which say so; the record of it must not be what the run dies of.
-        with self._writing, contextlib.suppress(OSError):
+        with self._writing, contextlib.suppress(*failures()):
             write_json(self.record.folder / "run.json", self.record.content)

@@ -199,7 +199,7 @@ class _Window:
                 kind, key, what = self._events.get(timeout=timeout)
                 timeout = 0.0
                 if key in self._running:
-                    self._moved = time.monotonic()
+                    self._moved, self._stalled_before = time.monotonic(), False
                     if kind == "began":
                         self._begin(self._running[key], what)
                     elif kind == "reported":
@@ -343,7 +343,9 @@ class _Window:
             self._restart(running.worker)
             late = running.tries.pop(running.place)
             self._settle(late, Ended(failure=Failure(f"took longer than {limit:g} s (--task-timeout)")))
-            self._again(running, f"shared a worker with {late.task.label}, which took too long")
+            # The others of the batch are not to blame: another try, but not one that counts.
+            for one in running.tries:
+                heapq.heappush(self._later, (time.monotonic(), next(self._numbers), one))
 
     def _withdraw(self, key: str) -> None:
         self._client.cancel([self._running.pop(key).future], force=True)

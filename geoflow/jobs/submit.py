@@ -180,7 +180,11 @@ def drive(folder: Path) -> dict[str, Any]:
     from geoflow.jobs.run import run_order
 
     record = read_record(folder)
-    return run_order(record.order, RichConsole(Console(soft_wrap=True)), record)
+    try:
+        return run_order(record.order, RichConsole(Console(soft_wrap=True)), record)
+    except RunBusy as error:  # another was faster since it was submitted; nothing of this one has begun
+        Recorder(record).state("failed", error=str(error))
+        raise
 
 
 def _command(record: Record) -> list[str]:

@@ -135,7 +135,11 @@ def write_copies(out: Path, paths: Sequence[Path]) -> None:
 
 
 class Copies:
-    """The second copies of an output; what is damaged among them is as good as not there."""
+    """The second copies of an output; what is damaged among them is as good as not there.
+
+    A damaged archive claims anything: `zipfile` answers a flipped method or flag with NotImplementedError, a lost
+    password with RuntimeError.
+    """
 
     def __init__(self, out: Path) -> None:
         self.names: tuple[str, ...] = ()
