@@ -17,6 +17,7 @@ from geoflow.inputs import InputSpec
 from geoflow.learning.loop import Loop, Progress, Stage, plain_state, settle_norms
 from geoflow.learning.options import ClassifierOptions
 from geoflow.learning.patchstream import PatchSource, PatchStream
+from geoflow.learning.scoring import stream_logits
 from geoflow.legends import Legend
 from geoflow.modelfile import ModelCard, TrainedModel
 from geoflow.nets import Compute
@@ -103,7 +104,8 @@ def fit_patches(
         _fit_classifier_stages(net, data, source.train, compute, options, progress)
         settling = itertools.islice(data.epoch(source.train, 999), SETTLE_BATCHES)
         settle_norms(net, (compute.tensor(x) for x, _ in settling), compute)
-        metrics = _classifier_metrics(net, data, source.held, compute)
+        logits = stream_logits(net, source, inputs, source.held, compute, options.batch, options.memory_mb)
+        metrics = _classifier_metrics(logits > 0, data.labels[source.held])
     edge = int(source.shape[-1])
     patches = len(source.train) + len(source.held)
     record = {"options": asdict(options), "patches": patches, "validation": metrics}
@@ -147,24 +149,14 @@ def _fit_classifier_stages(
         done += epochs
 
 
-def _classifier_metrics(
-    net: nn.Module, data: PatchStream, held: NDArray[np.intp], compute: Compute
-) -> dict[str, float]:
-    """F1 (micro; macro over the classes that occur) and exact match ratio at a probability of one half."""
-    net.eval()
-    found = []
-    with torch.inference_mode():
-        for _, x in data.plain(held):
-            with compute.autocast():
-                logits = net(compute.tensor(x))
-            found.append((logits.float() > 0).cpu().numpy())
-    predicted, truth = np.concatenate(found), data.labels[held]
+def _classifier_metrics(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float]:
+    """F1 (micro; macro over the classes that occur) and exact match ratio; dims (patch, class)."""
     hits = (predicted & truth).sum(axis=0)
     both = predicted.sum(axis=0) + truth.sum(axis=0)
     occurs = truth.any(axis=0)
     per_class = np.divide(2 * hits, both, out=np.zeros(len(both)), where=both > 0)
     return {
-        "patches": len(held),
+        "patches": len(truth),
         "micro_f1": float(2 * hits.sum() / max(1, both.sum())),
         "macro_f1": float(per_class[occurs].mean()) if occurs.any() else 0.0,
         "exact_match": float((predicted == truth).all(axis=1).mean()),
