@@ -308,6 +308,22 @@ def test_a_batch_without_labels_teaches_nothing() -> None:
     assert (logits.grad == 0).all()
 
 
+def test_the_terms_of_two_halves_add_up_to_those_of_the_whole() -> None:
+    torch.manual_seed(0)
+    logits, target = torch.randn(4, 5, 3, 3, requires_grad=True), torch.randint(0, 5, (4, 3, 3))
+    target[:2, :, :2], target[3] = IGNORE, IGNORE
+    loss = HierarchyLoss(CORINE, CODES, np.array([1, 2, 0.5, 1, 3], np.float32), (1.0, 2.0, 0.5), (0.6, 0.2))
+    parts = [loss.terms(logits[at : at + 1], target[at : at + 1]) for at in range(4)]
+    assert float(parts[3][1]) == 0
+    total, weight = (sum(column) for column in zip(*parts, strict=True))
+    whole = loss(logits, target)
+    torch.testing.assert_close(total / weight, whole)
+    (from_parts,), (from_whole,) = (torch.autograd.grad(value, logits) for value in (total / weight, whole))
+    torch.testing.assert_close(from_parts, from_whole)
+    assert not weight.requires_grad
+    torch.testing.assert_close(loss.terms(logits * 2, target)[1], weight)
+
+
 def test_class_weights_are_capped_and_average_to_one() -> None:
     counts = np.array([10**6, 10**4, 10], np.int64)
     weights = class_weights(counts, 3.0)

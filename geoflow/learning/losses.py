@@ -68,13 +68,27 @@ class HierarchyLoss(nn.Module):
         self.register_buffer("member", torch.from_numpy(member))
         self.register_buffer("weights", torch.from_numpy(weights))
 
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Mean loss over the labelled pixels: float32 logits (n, class, y, x), int64 class indices (n, y, x)."""
+    def terms(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss as numerator and denominator: sums over pixels, which may be added over batches or ranks.
+
+        Parameters
+        ----------
+        logits : float32 tensor (n, class, y, x)
+        target : int64 tensor (n, y, x)
+            Class index, or `IGNORE`.
+
+        Returns
+        -------
+        total : scalar tensor
+            Of the labelled pixels' weighted losses; 0, with a gradient of 0, where none is labelled.
+        weight : scalar tensor
+            What to divide it by. It depends on the target alone, and carries no gradient.
+        """
         classes = logits.shape[1]
         flat = logits.permute(0, 2, 3, 1).reshape(-1, classes)
         labelled = target.reshape(-1) != IGNORE
         if not labelled.any():
-            return logits.sum() * 0  # keeps the graph, teaches nothing
+            return logits.sum() * 0, logits.new_zeros(())  # keeps the graph, teaches nothing
         flat, label = flat[labelled], target.reshape(-1)[labelled]
         log_p = torch.log_softmax(flat, dim=1)
         probability = log_p.exp()
@@ -87,7 +101,12 @@ class HierarchyLoss(nn.Module):
             total = total + level_weight * (weight * _penalty(group, q)).sum()
         deepest = log_p.gather(1, label[:, None])[:, 0]
         total = total + self.level_weights[-1] * (weight * _penalty(deepest, self.robustness[-1])).sum()
-        return total / (weight.sum() * sum(self.level_weights))
+        return total, weight.sum() * sum(self.level_weights)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Mean loss over the labelled pixels; see `terms`."""
+        total, weight = self.terms(logits, target)
+        return total / weight.clamp_min(torch.finfo(weight.dtype).tiny)
 
 
 def _penalty(log_p: Tensor, q: float) -> Tensor:
