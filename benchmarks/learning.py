@@ -30,7 +30,8 @@ from geoflow import nets
 from geoflow.inputs import InputSpec
 from geoflow.learning.loop import Loop, Stage
 from geoflow.learning.losses import HierarchyLoss
-from geoflow.learning.samples import Sampler, SamplerOptions, survey
+from geoflow.learning.sampler import Sampler, SamplerOptions
+from geoflow.learning.samples import survey
 from geoflow.legends import legend
 
 SIZES = {"small": (1024, 4, 4, 1), "tile": (4096, 8, 20, 3)}  # pixels a side, batch, steps, repeats

@@ -19,11 +19,10 @@ from geoflow.errors import LabelError, ModelError
 from geoflow.inputs import NODATA, InputSpec
 from geoflow.learning.loop import Loop, Stage
 from geoflow.learning.losses import HierarchyLoss, class_weights
+from geoflow.learning.sampler import Sampler, SamplerOptions
 from geoflow.learning.samples import (
     IGNORE,
     HeldOut,
-    Sampler,
-    SamplerOptions,
     held_out_blocks,
     held_out_mask,
     survey,
@@ -156,7 +155,7 @@ def test_a_large_country_is_read_block_by_block() -> None:
     labels = np.full((512, 512), 311, np.uint16)
     found = survey(labels, None, 128, CODES)
     sampler = Sampler(Watched(), labels, found, None, SamplerOptions(window_px=32, memory_mb=1, seed=2))
-    assert sampler.pool_size * 128 * 128 * 2 * 6 <= 2**20
+    assert sampler.blocks_at_once * 128 * 128 * 2 * 6 <= 2**20
     windows = sampler.raw()
     for _ in range(400):
         next(windows)

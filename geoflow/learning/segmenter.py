@@ -17,7 +17,8 @@ from geoflow.inputs import InputSpec, channel_statistics
 from geoflow.learning.loop import NORM_BATCHES, Loop, Progress, Stage, WeightAverage, plain_state, settle_norms
 from geoflow.learning.losses import HierarchyLoss, class_weights
 from geoflow.learning.options import SegmenterOptions
-from geoflow.learning.samples import BLOCK_PX, HeldOut, Sampler, SamplerOptions, Survey, check_borders, survey
+from geoflow.learning.sampler import Sampler, SamplerOptions
+from geoflow.learning.samples import BLOCK_PX, HeldOut, Survey, check_borders, survey
 from geoflow.legends import Legend
 from geoflow.modelfile import ModelCard, TrainedModel
 from geoflow.nets import Compute, ContextUnet
