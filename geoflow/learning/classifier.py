@@ -15,6 +15,7 @@ from geoflow import nets
 from geoflow.errors import LabelError
 from geoflow.inputs import InputSpec
 from geoflow.learning.loop import Loop, Progress, Stage, plain_state, settle_norms
+from geoflow.learning.losses import MultiLabelLoss
 from geoflow.learning.options import ClassifierOptions
 from geoflow.learning.patchstream import PatchSource, PatchStream
 from geoflow.learning.scoring import stream_logits
@@ -136,7 +137,7 @@ def _fit_classifier_stages(
     # Rare classes would otherwise be learned as "never": a positive weighs as much as the square root of its rarity.
     share = data.labels[train].mean(axis=0).clip(min=1e-3)
     weight = torch.from_numpy(np.sqrt((1 - share) / share).clip(1, 5).astype(np.float32)).to(compute.device)
-    loss = nn.BCEWithLogitsLoss(pos_weight=weight)
+    loss = MultiLabelLoss(weight, options.loss)
     loop = Loop(net, loss, compute, options.weight_decay, progress)
     stages = (
         (options.head_epochs, Stage("classifier head", options.head_epochs * per_epoch, options.head_lr, 0.0)),

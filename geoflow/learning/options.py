@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 from geoflow.errors import ModelError
 
@@ -11,6 +12,51 @@ RGB = ("B04", "B03", "B02")
 
 STRIDE_PX = 32
 """Windows are multiples of this: every encoder halves its input five times."""
+
+
+SegmenterLoss = Literal["generalised", "cross-entropy", "focal", "bootstrapped"]
+ClassWeights = Literal["none", "inverse-sqrt", "effective-number"]
+ClassifierLoss = Literal["bce", "focal", "asymmetric"]
+
+
+@dataclass(frozen=True)
+class LossForm:
+    """Which loss the segmenter learns by; see `geoflow.learning.losses.HierarchyLoss`.
+
+    Parameters
+    ----------
+    loss : str
+    focal_gamma : float
+        Of ``focal``; 0 is cross-entropy.
+    bootstrap : float
+        The share of the label in ``bootstrapped``, 0 to 1; the rest is the net's own guess.
+    dice, jaccard : float
+        Weight of an added overlap term.
+
+    Raises
+    ------
+    ModelError
+        If a value is out of range or the loss is unknown.
+    """
+
+    loss: SegmenterLoss = "generalised"
+    focal_gamma: float = 2.0
+    bootstrap: float = 0.8
+    dice: float = 0.0
+    jaccard: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_name("loss", self.loss, SegmenterLoss)
+        if not (self.focal_gamma >= 0 and self.dice >= 0 and self.jaccard >= 0 and 0 <= self.bootstrap <= 1):
+            raise ModelError(
+                "focal_gamma, dice and jaccard must be at least 0 and bootstrap within 0..1, not "
+                f"{self.focal_gamma}, {self.dice}, {self.jaccard}, {self.bootstrap}"
+            )
+
+
+def _check_name(key: str, value: str, accepted: Any) -> None:
+    if value not in get_args(accepted):
+        raise ModelError(f"{key} {value!r}: accepted are {', '.join(get_args(accepted))}")
 
 
 @dataclass(frozen=True)
@@ -28,6 +74,8 @@ class ClassifierOptions:
     head_lr, lr : float
         Peak learning rates of the two stages.
     weight_decay, dropout : float
+    loss : str
+        ``bce``, ``focal`` or ``asymmetric``, see `geoflow.learning.losses.MultiLabelLoss`.
     validation : float
         Share of the patches kept apart to measure.
     seed : int
@@ -45,11 +93,15 @@ class ClassifierOptions:
     lr: float = 1e-3
     weight_decay: float = 1e-4
     dropout: float = 0.2
+    loss: ClassifierLoss = "bce"
     validation: float = 0.2
     seed: int = 0
     weights: str | None = None
     weights_bands: tuple[str, ...] = RGB
     memory_mb: int = 1024
+
+    def __post_init__(self) -> None:
+        _check_name("loss", self.loss, ClassifierLoss)
 
 
 @dataclass(frozen=True)
@@ -77,11 +129,23 @@ class SegmenterOptions:
     weight_decay : float
     level_weights : tuple of float, optional
         Weight of each level's loss, coarsest first; all 1 by default.
+    loss : str
+        ``generalised``, ``cross-entropy``, ``focal`` or ``bootstrapped``: see [models.md](models.md#losses).
     robustness : float, or a pair of them
-        0 is cross-entropy; towards 1 the loss forgives labels that the net finds very unlikely (generalised
-        cross-entropy), because some of them are wrong. A pair runs from the coarsest level to the deepest.
+        Of ``generalised``: 0 is cross-entropy; towards 1 the loss forgives labels that the net finds very unlikely,
+        because some of them are wrong. A pair runs from the coarsest level to the deepest.
+    focal_gamma : float
+        Of ``focal``: how little is learned from pixels that are plain already; 0 is cross-entropy.
+    bootstrap : float
+        Of ``bootstrapped``: the share of the label, 0 to 1; the rest is the net's own guess.
+    dice, jaccard : float
+        Weight of an added term for the overlap of map and labels, of each class alike.
+    class_weights : str
+        ``inverse-sqrt`` (of the class's share), ``effective-number`` or ``none``.
     max_class_weight : float
-        Cap of the inverse-square-root class weights; 1 switches them off.
+        Cap of the class weights; 1 switches them off.
+    effective_beta : float
+        Of ``effective-number``: 1 / (1 - beta) pixels of a class are as good as any number more.
     border_m : float
         Labels nearer than this to a class border, in metres, count as ``border_weight`` says; 0 trusts all alike.
     border_weight : float
@@ -116,7 +180,14 @@ class SegmenterOptions:
     weight_decay: float = 1e-3
     level_weights: tuple[float, ...] | None = None
     robustness: float | tuple[float, float] = (0.8, 0.2)
+    loss: SegmenterLoss = "generalised"
+    focal_gamma: float = 2.0
+    bootstrap: float = 0.8
+    dice: float = 0.0
+    jaccard: float = 0.0
+    class_weights: ClassWeights = "inverse-sqrt"
     max_class_weight: float = 1.0
+    effective_beta: float = 0.999999
     border_m: float = 0.0
     border_weight: float = 0.0
     rarity: float = 0.3
@@ -140,3 +211,19 @@ class SegmenterOptions:
             )
         if self.context_steps + self.decoder_steps + self.steps < 1:
             raise ModelError("context_steps, decoder_steps and steps are all 0: there would be no training")
+        _ = self.loss_form
+        _check_name("class_weights", self.class_weights, ClassWeights)
+        if not (self.max_class_weight >= 1 and 0 < self.effective_beta < 1):
+            raise ModelError(
+                "max_class_weight must be at least 1 and effective_beta between 0 and 1, not "
+                f"{self.max_class_weight}, {self.effective_beta}"
+            )
+        if self.class_weights == "effective-number" and self.max_class_weight == 1:
+            raise ModelError(
+                "class_weights: effective-number does nothing with max_class_weight 1; raise it, to 10 say"
+            )
+
+    @property
+    def loss_form(self) -> LossForm:
+        """What the loss is."""
+        return LossForm(self.loss, self.focal_gamma, self.bootstrap, self.dice, self.jaccard)

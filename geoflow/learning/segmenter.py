@@ -164,8 +164,9 @@ def _fit_segmenter_stages(
     progress: Progress | None,
 ) -> None:
     options, found = windows.options, windows.found
-    weights = class_weights(found.counts.sum(axis=0), options.max_class_weight)
-    loss = HierarchyLoss(legend, found.codes, weights, options.level_weights, options.robustness)
+    counts = found.counts.sum(axis=0)
+    weights = class_weights(counts, options.max_class_weight, options.class_weights, options.effective_beta)
+    loss = HierarchyLoss(legend, found.codes, weights, options.level_weights, options.robustness, options.loss_form)
     loop = Loop(net, loss.to(compute.device), compute, options.weight_decay, progress)
     if options.context_steps and isinstance(net, ContextUnet):
         stage = Stage("segmenter context", options.context_steps, options.context_lr, 0.0, shallow=True)
