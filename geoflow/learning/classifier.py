@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -16,6 +17,7 @@ from geoflow.errors import LabelError
 from geoflow.inputs import InputSpec
 from geoflow.learning.loop import Loop, Progress, Stage, plain_state, settle_norms
 from geoflow.learning.losses import MultiLabelLoss
+from geoflow.learning.metrics import label_metrics
 from geoflow.learning.options import ClassifierOptions
 from geoflow.learning.patchstream import PatchSource, PatchStream
 from geoflow.learning.scoring import stream_logits
@@ -151,14 +153,7 @@ def _fit_classifier_stages(
 
 
 def _classifier_metrics(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float]:
-    """F1 (micro; macro over the classes that occur) and exact match ratio; dims (patch, class)."""
-    hits = (predicted & truth).sum(axis=0)
-    both = predicted.sum(axis=0) + truth.sum(axis=0)
-    occurs = truth.any(axis=0)
-    per_class = np.divide(2 * hits, both, out=np.zeros(len(both)), where=both > 0)
-    return {
-        "patches": len(truth),
-        "micro_f1": float(2 * hits.sum() / max(1, both.sum())),
-        "macro_f1": float(per_class[occurs].mean()) if occurs.any() else 0.0,
-        "exact_match": float((predicted == truth).all(axis=1).mean()),
-    }
+    """The figures of a model's record: F1 (micro; macro over the classes that occur), exact match ratio."""
+    found = label_metrics(predicted, truth, range(truth.shape[1]))
+    figures = {"micro_f1": found.f1_micro, "macro_f1": found.f1_macro, "exact_match": found.exact}
+    return {"patches": found.patches, **{name: 0.0 if math.isnan(value) else value for name, value in figures.items()}}

@@ -71,8 +71,8 @@ class Accuracy:
     users, producers, f1, iou : float64 arrays, one value a class
         Users' (precision): the share of the pixels mapped as the class that are it. Producers' (recall): the share of
         the class's pixels that are mapped as it. F1: their harmonic mean. IoU: intersection over union.
-    macro_f1, mean_iou : float
-        Means over the classes that occur in the truth.
+    macro_f1, weighted_f1, mean_iou : float
+        Means over the classes that occur in the truth; of ``weighted_f1`` each counts by its pixels there.
     """
 
     codes: tuple[int, ...]
@@ -83,6 +83,7 @@ class Accuracy:
     f1: NDArray[np.float64]
     iou: NDArray[np.float64]
     macro_f1: float
+    weighted_f1: float
     mean_iou: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,6 +96,7 @@ class Accuracy:
             "pixels": self.pixels,
             "overall": _plain(self.overall),
             "macro_f1": _plain(self.macro_f1),
+            "weighted_f1": _plain(self.weighted_f1),
             "mean_iou": _plain(self.mean_iou),
             "classes": per_class,
         }
@@ -117,8 +119,18 @@ def accuracy(matrix: NDArray[np.int64], codes: Sequence[int]) -> Accuracy:
         f1=f1,
         iou=iou,
         macro_f1=float(f1[occurs].mean()) if occurs.any() else float("nan"),
+        weighted_f1=float((f1[occurs] * true[occurs]).sum() / total) if total else float("nan"),
         mean_iou=float(iou[occurs].mean()) if occurs.any() else float("nan"),
     )
+
+
+def row_shares(matrix: NDArray[np.int64]) -> NDArray[np.float64]:
+    """A confusion matrix whose rows sum up to 1: of each true class, the share mapped as each class.
+
+    NaN in the row of a class without pixels. The diagonal is the producers' accuracy.
+    """
+    pixels = matrix.sum(axis=1, keepdims=True).astype(float)
+    return np.divide(matrix, pixels, out=np.full(matrix.shape, np.nan), where=pixels > 0)
 
 
 def change_accuracy(truth: NDArray[np.uint8], predicted: NDArray[np.uint8]) -> dict[str, float | int | None]:
