@@ -25,6 +25,7 @@ _PUBLIC = {
     "TransitionMatrix": ("geoflow.mapping.series", "TransitionMatrix"),
     "areas": ("geoflow.mapping.areas", "areas"),
     "change_patches": ("geoflow.mapping.changepatches", "change_patches"),
+    "ensemble": ("geoflow.ensemble", "ensemble"),
     "generalise": ("geoflow.mapping.generalise", "generalise"),
     "legend": ("geoflow.legends", "legend"),
     "load_catalog": ("geoflow.imagery", "load_catalog"),
@@ -54,6 +55,7 @@ __all__ = [
     "__version__",
     "areas",
     "change_patches",
+    "ensemble",
     "generalise",
     "legend",
     "load_catalog",
@@ -74,6 +76,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from geoflow.ensemble import ensemble
     from geoflow.errors import GeoflowError
     from geoflow.grid import Grid
     from geoflow.imagery import load_catalog, load_cube, search

@@ -16,6 +16,7 @@ from geoflow.places import failures, is_remote, local_copy, remove, write_bytes
 if TYPE_CHECKING:
     from geoflow.jobs.console import Console
     from geoflow.jobs.flow import Flow
+    from geoflow.learning.options import ClassifierOptions, SegmenterOptions
 
 
 def check_job(flow: Flow, console: Console) -> None:
@@ -33,7 +34,7 @@ def check_job(flow: Flow, console: Console) -> None:
     if flow.change_layer is not None:
         _check_change_layer(flow)
     if flow.job.classifier is not None:
-        _ = flow.classifier_options
+        _check_weights("classifier.options", flow.classifier_options)
         with console.waiting("listing patches"):
             _ = flow.patch_id
     if flow.job.train is not None:
@@ -80,15 +81,29 @@ def _check_change_layer(flow: Flow) -> None:
         raise JobError(f"evaluate.change_truth: {error}") from error
 
 
+def _check_weights(key: str, options: ClassifierOptions | SegmenterOptions) -> None:
+    """The weights that training starts from are here: nothing is downloaded later."""
+    from geoflow.weightsources import find_weights
+
+    if options.weights is None:
+        return
+    try:
+        find_weights(options.weights, options.encoder, options.weights_pickle)
+    except GeoflowError as error:
+        raise JobError(f"{key}.weights: {error}") from error
+
+
 def _check_net(flow: Flow) -> None:
     """The net that is to be trained can be built; not asked again once it is trained, since torch loads slowly."""
     options = flow.segmenter_options
+    _check_weights("train.options", options)
     if flow.receipts.read("train", "model") is not None:
         return
     from geoflow import nets
 
     try:
-        nets.check_names(options.architecture, options.encoder)
+        pretrained = flow.job.classifier is not None or options.weights is not None
+        nets.check_names(options.architecture, options.encoder, pretrained)
     except GeoflowError as error:
         raise JobError(f"train.options: {error}") from error
 

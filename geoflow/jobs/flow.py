@@ -84,6 +84,7 @@ class Flow(LearningFlow):
 
     def _engine_tasks(self) -> list[Task]:
         section, sha256, seed = self.section("predict"), self.model_sha256(), self.job.seed
+        wanted = section.engine + ("+flips" if section.flips else "")
         epoch = self.job.mapped_epochs[0]
         imagery = [made for key, made in self._composites.items() if key.startswith(f"{epoch}/")]
         doing = mapwork.EngineWork(
@@ -92,10 +93,10 @@ class Flow(LearningFlow):
             f"imagery/{epoch}",
             self.model_folder,
             sha256 or "",
-            section.engine,
+            wanted,
             seed,
         )
-        return [self._task("engine", "engine", [sha256, section.engine, seed, imagery], doing)]
+        return [self._task("engine", "engine", [sha256, wanted, seed, imagery], doing)]
 
     def engine(self) -> str | None:
         """What runs the net, or None while that is not decided."""

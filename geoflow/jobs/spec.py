@@ -304,6 +304,11 @@ class Predict(Section):
         description="what runs the net; any but `torch-fp32` is first compared with it on the job's own imagery, and "
         "used only where 99.9 % of the pixels get the same class",
     )
+    flips: bool = Field(
+        False,
+        description="look at every window in its eight rotations and reflections, and take the mean of the "
+        "probabilities: eight times as slow; see [models.md](models.md#test-time-augmentation)",
+    )
     probabilities: bool | None = Field(
         None,
         description="also keep the probabilities of all classes, a byte each, for change, relabelling and time series; "

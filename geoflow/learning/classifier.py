@@ -99,8 +99,12 @@ def fit_patches(
     inputs = InputSpec(tuple(bands), (PATCH_PERIOD,), *source.statistics)
     with nets.reproducible(options.seed):
         net = nets.build_classifier(options.encoder, inputs.channels, len(classes), dropout=options.dropout)
+        weights = None
         if options.weights is not None:
-            nets.load_encoder_file(options.weights, net, inputs.channel_bands(), options.weights_bands)
+            weights = nets.start_encoder(
+                options.weights, net, options.encoder, inputs.channel_bands(), options.weights_bands,
+                options.weights_pickle,
+            )  # fmt: skip
         compute = nets.best_compute()
         net = compute.place(net)
         data = PatchStream(source, wanted, inputs, options.batch, options.seed, options.memory_mb)
@@ -111,7 +115,7 @@ def fit_patches(
         metrics = _classifier_metrics(logits > 0, data.labels[source.held])
     edge = int(source.shape[-1])
     patches = len(source.train) + len(source.held)
-    record = {"options": asdict(options), "patches": patches, "validation": metrics}
+    record = {"options": asdict(options), "patches": patches, "validation": metrics, "weights": weights}
     card = ModelCard(
         "classifier",
         "classifier",

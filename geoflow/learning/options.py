@@ -80,7 +80,11 @@ class ClassifierOptions:
         Share of the patches kept apart to measure.
     seed : int
     weights : str, optional
-        Local safetensors file to start the encoder from; ``weights_bands`` names the bands of its first layer.
+        What the encoder starts from: a name of `geoflow weights list`, or a local safetensors file.
+    weights_bands : tuple of str
+        Bands of the file's first layer; a name has its own.
+    weights_pickle : bool
+        Whether a pickle of torch (`.pth`) will do, which is less safe to read.
     memory_mb : int
         For pixels of patches. Where not all fit, half of it is shuffled while the other half is read.
     """
@@ -98,6 +102,7 @@ class ClassifierOptions:
     seed: int = 0
     weights: str | None = None
     weights_bands: tuple[str, ...] = RGB
+    weights_pickle: bool = False
     memory_mb: int = 1024
 
     def __post_init__(self) -> None:
@@ -158,7 +163,7 @@ class SegmenterOptions:
         Window and halo that the model maps with.
     seed, memory_mb : int
         ``memory_mb`` bounds the imagery held while drawing windows.
-    weights, weights_bands
+    weights, weights_bands, weights_pickle
         See `ClassifierOptions`; used where there is no classifier to start from.
     """
 
@@ -199,6 +204,7 @@ class SegmenterOptions:
     memory_mb: int = 512
     weights: str | None = None
     weights_bands: tuple[str, ...] = RGB
+    weights_pickle: bool = False
 
     def __post_init__(self) -> None:
         for name in ("context_window_px", "window_px", "map_window_px"):

@@ -83,13 +83,17 @@ def fit_segmenter(
     windows = _Windows(reflectance, labels, found, held_out, options, border_m)
     classes = found.codes
     inputs = windows.statistics(bands, periods)
-    extra = _architecture_options(options)
+    extra = _architecture_options(options, len(inputs.periods))
     with nets.reproducible(options.seed):
         net = nets.build_segmenter(options.architecture, options.encoder, inputs.channels, len(classes), **extra)
+        weights = None
         if encoder is not None:
             nets.transfer_encoder(encoder.state, encoder.card.inputs.channel_bands(), net, inputs.channel_bands())
         elif options.weights is not None:
-            nets.load_encoder_file(options.weights, net, inputs.channel_bands(), options.weights_bands)
+            weights = nets.start_encoder(
+                options.weights, net, options.encoder, inputs.channel_bands(), options.weights_bands,
+                options.weights_pickle,
+            )  # fmt: skip
         compute = nets.best_compute()
         net = compute.place(net)
         _fit_segmenter_stages(net, windows, inputs, legend, compute, progress)
@@ -99,6 +103,7 @@ def fit_segmenter(
         "label_pixels": {str(c): int(n) for c, n in zip(classes, found.counts.sum(axis=0), strict=True)},
         "held_out": None if held_out is None else held_out.record(shape),
         "encoder_from": None if encoder is None else dict(encoder.card.training),
+        "weights": weights,
     }
     window, halo = options.map_window_px, options.map_halo_px
     card = ModelCard(
@@ -148,11 +153,11 @@ class _Windows:
         return InputSpec(tuple(bands), tuple(periods), *channel_statistics(cubes))
 
 
-def _architecture_options(options: SegmenterOptions) -> dict[str, Any]:
-    extra: dict[str, Any] = {"decoder_channels": list(options.decoder_channels)}
-    if options.architecture == "context-unet":
-        extra["context_channels"] = options.context_channels
-    return extra
+def _architecture_options(options: SegmenterOptions, periods: int) -> dict[str, Any]:
+    """What the net is built with: those of the options that its architecture takes."""
+    values = {**asdict(options), "periods": periods, "decoder_channels": list(options.decoder_channels)}
+    entry = nets.ARCHITECTURES.get(options.architecture)
+    return {} if entry is None else {name: values[name] for name in entry.options}
 
 
 def _fit_segmenter_stages(

@@ -32,6 +32,9 @@ REFERENCE = "torch-fp32"
 ENGINES = (REFERENCE, "torch-bf16", "torch-fp16", "openvino-fp32", "openvino-bf16")
 """Names of engines: what runs, and in which precision."""
 
+FLIPS = "+flips"
+"""Ends the name of an engine that looks at every window in its eight rotations and reflections, and takes the mean."""
+
 
 class Engine(Protocol):
     """A net, ready to run on this machine."""
@@ -55,7 +58,7 @@ def check_name(wanted: str) -> None:
     ModelError
         If it is not.
     """
-    if wanted not in ("auto", "torch", "openvino", *ENGINES):
+    if wanted.removesuffix(FLIPS) not in ("auto", "torch", "openvino", *ENGINES):
         raise ModelError(f"engine {wanted!r}: accepted are auto, torch, openvino, {', '.join(ENGINES)}")
 
 
@@ -76,6 +79,8 @@ def candidates(wanted: str) -> list[str]:
     from geoflow import nets
 
     check_name(wanted)
+    if wanted.endswith(FLIPS):
+        return [name + FLIPS for name in candidates(wanted.removesuffix(FLIPS))]
     compute = nets.best_compute()
     native = "torch-fp16" if compute.device == "cuda" else "torch-bf16" if compute.bf16 else REFERENCE
     installed = importlib.util.find_spec("openvino") is not None
@@ -132,10 +137,11 @@ def choose_engine(model: LoadedModel, windows: Sequence[NDArray[np.int16]], want
     pixels = int(sum(observed.sum() for _, observed in inputs))
     reference: list[NDArray[np.intp]] | None = None
     for name in candidates(wanted):
-        if name == REFERENCE or not pixels:
+        exact = REFERENCE + (FLIPS if name.endswith(FLIPS) else "")
+        if name == exact or not pixels:
             return Choice(name, {**tried, name: 1.0}, pixels)
         if reference is None:
-            reference = _classes(load_engine(model, REFERENCE), inputs)
+            reference = _classes(load_engine(model, exact), inputs)
         found = _classes(load_engine(model, name), inputs)
         same = sum(int((f == r)[seen].sum()) for f, r, (_, seen) in zip(found, reference, inputs, strict=True))
         tried[name] = same / pixels
@@ -157,6 +163,14 @@ def _loaded(path: str, sha256: str, name: str) -> Engine:
 
     trained = load_model(path, sha256).trained
     return _OpenVino(trained, name) if name.startswith("openvino") else _Torch(trained, name)
+
+
+def _net(trained: TrainedModel, name: str) -> Any:
+    """What an engine of a name runs, in float32."""
+    from geoflow.netparts import Ensemble
+
+    net = trained.build()
+    return Ensemble([net], trained.card.inputs.channels, flips=True).eval() if name.endswith(FLIPS) else net
 
 
 _LOADING = threading.Lock()
@@ -182,10 +196,10 @@ class _Torch:
         # Windows take turns on a GPU: its memory may hold the activations of one alone.
         self._turn: Any = threading.Lock() if self.gpu else contextlib.nullcontext()
         kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        self.dtype = kinds[name.removeprefix("torch-")]
-        net = trained.build()
+        self.dtype = kinds[name.removeprefix("torch-").removesuffix(FLIPS)]
+        net = _net(trained, name)
         if self.dtype is not torch.float32:
-            net = _exact_logits(_folded(net))
+            net = _reduced(net)
         self.net = nets.best_compute().place(net)
 
     def logits(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -197,6 +211,17 @@ class _Torch:
             logits = self.net(batch.contiguous(memory_format=torch.channels_last))
             # Channels last: a pixel's classes lie side by side, as the kernels that follow read them.
             return np.asarray(logits[0].permute(1, 2, 0).contiguous().float().cpu().numpy())
+
+
+def _reduced(net: Any) -> Any:
+    """The net as it runs in half the bits; of an ensemble, each member."""
+    from geoflow.netparts import Ensemble
+
+    if not isinstance(net, Ensemble):
+        return _exact_logits(_folded(net))
+    for at, member in enumerate(net.members):
+        net.members[at] = _reduced(member)
+    return net
 
 
 def _folded(net: Any) -> Any:
@@ -241,7 +266,7 @@ class _OpenVino:
         self.name, self.gpu = name, False
         self._core = openvino.Core()
         self._trained = trained
-        self._precision = {"fp32": "f32", "bf16": "bf16"}[name.removeprefix("openvino-")]
+        self._precision = {"fp32": "f32", "bf16": "bf16"}[name.removeprefix("openvino-").removesuffix(FLIPS)]
         self._compiling = threading.Lock()
         self._compiled: dict[tuple[int, ...], Any] = {}
         self._requests = threading.local()
@@ -272,7 +297,7 @@ class _OpenVino:
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 return torch.as_tensor(self.net(x)).permute(0, 2, 3, 1)
 
-        model = self._core.read_model(_onnx(Mapped(self._trained.build()).eval(), shape))
+        model = self._core.read_model(_onnx(Mapped(_net(self._trained, self.name)).eval(), shape))
         threads = str(worker_threads())
         options = {
             "INFERENCE_PRECISION_HINT": self._precision,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from geoflow.errors import GridError, ModelError
 from geoflow.mapping.decode import Ladder, decision_type
-from geoflow.mapping.engines import check_name
+from geoflow.mapping.engines import FLIPS, check_name
 from geoflow.mapping.sweep import Block, sweep
 from geoflow.mapping.windows import Lattice
 from geoflow.modelfile import LoadedModel, ModelCard, ModelRef, load_model
@@ -43,6 +43,9 @@ class MapOptions:
         the fastest that the machine has, untried; a job tries it first (`geoflow.mapping.engines.choose_engine`).
     probabilities : bool
         Whether to keep the probabilities of all classes.
+    flips : bool
+        Whether each window is looked at in its eight rotations and reflections, and the mean of the probabilities taken
+        (test-time augmentation): eight times as slow.
     scratch : str, optional
         Folder of windows that other blocks left and need, for this cube, model and engine alone.
     """
@@ -50,9 +53,15 @@ class MapOptions:
     engine: str = "auto"
     probabilities: bool = False
     scratch: str | None = None
+    flips: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.engine)
+
+    @property
+    def runs(self) -> str:
+        """The engine, and whether it flips, in one name."""
+        return self.engine.removesuffix(FLIPS) + (FLIPS if self.flips or self.engine.endswith(FLIPS) else "")
 
 
 DEFAULT = MapOptions()

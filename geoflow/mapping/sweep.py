@@ -101,7 +101,7 @@ class _Sweep:
     def __init__(self, data: NDArray[np.int16], model: ModelRef, block: Block, options: MapOptions) -> None:
         loaded = model.load()
         self.card: ModelCard = loaded.card
-        name = options.engine if "-" in options.engine else candidates(options.engine)[0]
+        name = options.runs if "-" in options.runs else candidates(options.runs)[0]
         self.engine = load_engine(loaded, name)
         self.scratch = None if options.scratch is None else Scratch(place(options.scratch))
         self.ladder = Ladder.of(self.card.legend, self.card.codes)

@@ -1,0 +1,76 @@
+"""``geoflow ensemble``: several trained models as one; ``geoflow weights``: published weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def ensemble(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODEL...", help="Model folders, of the same bands and classes.")
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="The model folder to write.")],
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Look at every window in its eight rotations and reflections, too.")
+    ] = False,
+) -> None:
+    """Join trained models into one that maps with the mean of their probabilities.
+
+    Example: geoflow ensemble out/a/model out/b/model --to out/both
+    """
+    from rich.console import Console
+
+    from geoflow.ensemble import ensemble as join
+    from geoflow.modelfile import save_model
+
+    joined = join(models, flips)
+    sha256 = save_model(to, joined)
+    Console(soft_wrap=True).print(f"{len(models)} models joined in [bold]{to}[/], model {sha256[:12]}")
+
+
+weights_app = typer.Typer(
+    help="Published weights that training may start from.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@weights_app.command("list")
+def list_weights() -> None:
+    """Show the weights that are known by name, and where their files are looked for.
+
+    Example: geoflow weights list
+    """
+    from rich.console import Console
+
+    from geoflow.errors import ModelError
+    from geoflow.weightsources import SOURCES, find_weights, weights_folder
+
+    console = Console(soft_wrap=True)
+    for name, source in SOURCES.items():
+        try:
+            where = f"here: {find_weights(name, source.encoder, pickle_allowed=True)}"
+        except ModelError:
+            where = f"not here: {source.url}"
+        kind = "pickle" if source.pickled else "safetensors"
+        console.print(f"[bold]{name}[/]: {source.encoder}, {' '.join(source.bands)}, {source.licence}, {kind}")
+        console.print(f"  {where}", highlight=False)
+    console.print(f"Files are fetched to {weights_folder()}")
+
+
+@weights_app.command("fetch")
+def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `geoflow weights list`.")]) -> None:
+    """Download published weights, the only way that geoflow ever downloads any.
+
+    Example: geoflow weights fetch timm-resnet50
+    """
+    from rich.console import Console
+
+    from geoflow.weightsources import SOURCES, fetch_weights
+
+    file = fetch_weights(name)
+    Console(soft_wrap=True).print(f"Weights {name} in [bold]{file}[/] (licence {SOURCES[name].licence})")
