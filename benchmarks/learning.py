@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from geoflow import nets
 from geoflow.inputs import InputSpec
-from geoflow.learning.loop import Loop, Stage
+from geoflow.learning.loop import Leg, Loop, Stage
 from geoflow.learning.losses import HierarchyLoss
 from geoflow.learning.sampler import Sampler, SamplerOptions
 from geoflow.learning.samples import survey
@@ -83,7 +83,10 @@ def make_variants(folder: Path, batch: int, steps: int) -> dict[str, Callable[[]
     best, plain = nets.best_compute(), nets.Compute("cpu", False)
 
     def train(compute: nets.Compute, net: nn.Module, batches: Batches) -> None:
-        Loop(net, loss.to(compute.device), compute, 1e-3).run(Stage("bench", steps, 1e-4, 1e-4), batches)
+        feed = nullcontext((x, target, {}) for x, target in batches)
+        Loop(net, loss.to(compute.device), compute, 1e-3).run(
+            [Leg(lambda position: feed, [Stage("bench", steps, 1e-4, 1e-4)])]
+        )
 
     def net() -> nn.Module:
         return nets.build_segmenter("unet", "resnet50", len(BANDS), len(CODES))

@@ -49,6 +49,12 @@ class ModelError(GeoflowError):
     """A model folder that is missing, damaged, or does not fit the data."""
 
 
+class RankError(GeoflowError):
+    """Workers that were to train together and did not meet, or lost one of them."""
+
+    passing = True
+
+
 class StoreError(GeoflowError):
     """An output store that cannot be created, written, or is not one of ours."""
 

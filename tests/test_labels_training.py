@@ -11,7 +11,8 @@ from test_labels import CRS, LEFT, TOP, square, write
 
 from geoflow.grid import Grid
 from geoflow.jobs.layout import imagery_group, label_group
-from geoflow.jobs.work import LabelWork, TrainWork
+from geoflow.jobs.trainwork import TrainWork
+from geoflow.jobs.work import LabelWork
 from geoflow.learning.options import SegmenterOptions
 from geoflow.learning.samples import HeldOut
 from geoflow.legends import legend
@@ -68,7 +69,11 @@ def store(tmp_path) -> Store:
 def weights(store: Store, target: Path, **options) -> dict[str, np.ndarray]:
     """Of a net that a job's training task made."""
     chosen = SegmenterOptions(**{**TINY, **options})
-    work = TrainWork(store.path, "imagery/2018", "labels/clc", CORINE, chosen, HeldOut(64, 0.25, 0), None, target)
+    beside = target.parent
+    work = TrainWork(
+        *(target, beside / "checkpoint", beside / "log"),
+        *(store.path, "imagery/2018", "labels/clc", CORINE, chosen, HeldOut(64, 0.25, 0), None),
+    )
     work()
     return load_file(target / "model.safetensors")
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from scipy import ndimage
 from geoflow import nets
 from geoflow.errors import LabelError, ModelError
 from geoflow.inputs import NODATA, InputSpec
-from geoflow.learning.loop import Loop, Stage
+from geoflow.learning.loop import Leg, Loop, Setting, Stage
 from geoflow.learning.losses import HierarchyLoss, class_weights
 from geoflow.learning.sampler import Sampler, SamplerOptions
 from geoflow.learning.samples import (
@@ -375,7 +376,7 @@ def test_progress_is_told() -> None:
     cube, _, labels = country((128, 128))
     told: list[dict[str, Any]] = []
     few = SegmenterOptions(**{**SMALL.__dict__, "decoder_steps": 1, "steps": 2})
-    fit_segmenter(cube, labels, CORINE, BANDS, PERIODS, few, told.append)
+    fit_segmenter(cube, labels, CORINE, BANDS, PERIODS, few, Setting(progress=told.append))
     assert [(t["stage"], t["step"], t["steps"]) for t in told] == [
         ("segmenter decoder", 1, 1),
         ("segmenter all", 1, 2),
@@ -461,7 +462,8 @@ def test_any_number_of_steps_can_be_taken(steps: int) -> None:
     """The one-cycle schedule of torch divides by zero for some."""
     net = torch.nn.Conv2d(2, 3, 1)
     before = net.weight.detach().clone()
-    loop = Loop(net, torch.nn.functional.cross_entropy, Compute("cpu", False), 0.0)
+    loop = Loop(net, torch.nn.CrossEntropyLoss(), Compute("cpu", False), 0.0)  # type: ignore[arg-type]
     batch = (torch.randn(1, 2, 4, 4), torch.zeros((1, 4, 4), dtype=torch.int64))
-    loop.run(Stage("test", steps, 1e-2, 0.0), itertools.repeat(batch))
+    feed = nullcontext(itertools.repeat((*batch, {})))
+    loop.run([Leg(lambda position: feed, [Stage("test", steps, 1e-2, 0.0)])])
     assert not torch.equal(net.weight, before)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from geoflow.jobs.tasks import Task
-from geoflow.jobs.work import PROGRESS_TOPIC
+from geoflow.jobs.trainwork import PROGRESS_TOPIC
 
 if TYPE_CHECKING:
     import rich.console

@@ -22,6 +22,7 @@ from geoflow.jobs.patchingest import ChunkWork, complete
 from geoflow.jobs.resolved import ResolvedJob
 from geoflow.jobs.scenes import identity
 from geoflow.jobs.tasks import Task
+from geoflow.jobs.trainwork import ClassifierWork, TrainWork
 from geoflow.labels.patchdata import complete_store
 from geoflow.labels.patchplan import PatchOptions, PatchPlan, plan_patches
 from geoflow.labels.patchstore import create_store, read_store, store_id
@@ -238,11 +239,15 @@ class LearningFlow(ResolvedJob):
     @cached_property
     def _classifier_tasks(self) -> list[Task]:
         section, bands, options = self.section("classifier"), self.section("imagery").bands, self.classifier_options
-        doing = work.ClassifierWork(
-            self.patch_store, bands, section.labels, section.split, options, self.out / "classifier"
-        )
-        parts = [self.patch_id, list(bands), section.labels, section.split, dataclasses.asdict(options)]
-        return [self._task("classifier", "classifier", plain(parts), doing)]
+        parts = plain([self.patch_id, list(bands), section.labels, section.split, dataclasses.asdict(options)])
+        places = self._training_places("classifier", "classifier", parts)
+        doing = ClassifierWork(*places, self.patch_store, bands, section.labels, section.split, options)
+        return [dataclasses.replace(self._task("classifier", "classifier", parts, doing), lanes=doing.lanes)]
+
+    def _training_places(self, stage: str, target: str, parts: list[Any]) -> tuple[Path, Path, Path]:
+        """The model folder, the folder of its checkpoints, of this very training alone, and that of its log."""
+        scratch = f"{stage}-{digest(stage, VERSIONS[stage], parts)[:16]}"
+        return self.out / target, self.out / "scratch" / scratch, self.out / "logs" / stage
 
     @cached_property
     def _train_tasks(self) -> list[Task]:
@@ -252,7 +257,9 @@ class LearningFlow(ResolvedJob):
         encoder = self.out / "classifier" if self.job.classifier else None
         encoder_id = self._classifier_tasks[0].id if self.job.classifier else None
         parts = [imagery_ids, label_ids, encoder_id, dataclasses.asdict(options), dataclasses.asdict(self.held_out)]
-        doing = work.TrainWork(
+        parts = plain(parts)
+        doing = TrainWork(
+            *self._training_places("train", "model", parts),
             self.store_path,
             f"imagery/{labels.epoch}",
             f"labels/{labels.name}",
@@ -260,9 +267,8 @@ class LearningFlow(ResolvedJob):
             options,
             self.held_out,
             encoder,
-            self.out / "model",
         )
-        return [self._task("train", "model", plain(parts), doing)]
+        return [dataclasses.replace(self._task("train", "model", parts, doing), lanes=doing.lanes)]
 
 
 def plain(values: Any) -> Any:

@@ -27,6 +27,7 @@ from geoflow.jobs.sealing import close_seal, open_seal, verify_made
 from geoflow.jobs.spec import Job
 from geoflow.jobs.summary import summarise
 from geoflow.jobs.tasks import Task
+from geoflow.jobs.together import run_together
 from geoflow.redact import redact
 from geoflow.store.receipts import write_json
 
@@ -206,7 +207,10 @@ def _run_stage(run: Run, stage: Stage, client: _Lazily) -> None:
 
             with progress.listening(ready, run.recorder.progress):
                 watch = Watch(on_done, run.check, run.say)
-                run_tasks(ready, todo, run.flow.out, outcome, watch, run.patience)
+                shared, alone = ([task for task in todo if (task.lanes > 1) == many] for many in (True, False))
+                run_tasks(ready, alone, run.flow.out, outcome, watch, run.patience)
+                for task in shared:
+                    run_together(ready, task, run.flow.out, outcome, watch, run.patience)
     if not outcome.failed:
         stage.finish()
     run.seconds[stage.name] = time.monotonic() - start

@@ -49,6 +49,8 @@ class Task:
         It runs a net: where workers declare the Dask resource ``GPU``, one such task runs on each at a time.
     because : mapping of name -> digest
         The id in parts, for the receipt: they tell later what has changed.
+    lanes : int
+        So many workers at most may do it together, see `geoflow.jobs.together`; 1 where it is done by one.
     """
 
     stage: str
@@ -58,6 +60,7 @@ class Task:
     redo_if: str = ""
     gpu: bool = False
     because: Mapping[str, str] = field(default_factory=dict)
+    lanes: int = 1
 
     @property
     def label(self) -> str:

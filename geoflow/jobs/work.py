@@ -6,9 +6,7 @@ receipt. Heavy imports happen in the worker, when the work is done.
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoflow.jobs.tasks import Done
-from geoflow.places import entries, local_copy
+from geoflow.places import local_copy
 from geoflow.store.receipts import NODATA_COUNTS
 
 if TYPE_CHECKING:
@@ -25,13 +23,9 @@ if TYPE_CHECKING:
     from odc.geo.geobox import GeoBox
 
     from geoflow.grid import Tile
-    from geoflow.learning.options import ClassifierOptions, SegmenterOptions
     from geoflow.learning.samples import HeldOut
     from geoflow.legends import Legend
     from geoflow.store.zarr import Store
-
-PROGRESS_TOPIC = "geoflow-progress"
-"""Dask topic on which long work says how far it is."""
 
 
 @dataclass(frozen=True)
@@ -106,75 +100,6 @@ def area_mask(border: bytes, crs: str, tile: Tile) -> NDArray[np.bool_]:
     shape = Geometry(shapely.from_wkb(border), crs).to_crs(str(geobox.crs))
     mask: NDArray[np.bool_] = geometry_mask([shape.geom], geobox.shape, geobox.transform, invert=True)
     return mask
-
-
-@dataclass(frozen=True)
-class ClassifierWork:
-    """A store of patches to a trained classifier."""
-
-    patches: Path
-    bands: tuple[str, ...]
-    labels: str
-    split: str | None
-    options: ClassifierOptions
-    target: Path
-
-    def __call__(self) -> Done:
-        from geoflow.jobs.patchsource import source_of
-        from geoflow.labels.patchlabels import scheme_codes, scheme_legend
-        from geoflow.learning.classifier import fit_patches
-        from geoflow.modelfile import save_model
-
-        _use_all_cores()
-        source = source_of(self.patches, self.bands, self.labels, self.split, self.options)
-        codes, legend = scheme_codes(self.labels), scheme_legend(self.labels)
-        trained = fit_patches(source, codes, legend, self.bands, self.options, progress_reporter())
-        sha256 = save_model(self.target, trained)
-        return Done({"sha256": sha256, "validation": trained.card.training["validation"]}, _model_files(self.target))
-
-
-@dataclass(frozen=True)
-class TrainWork:
-    """Composites and labels to a trained segmenter."""
-
-    store: Path
-    imagery: str
-    labels: str
-    legend: Legend
-    options: SegmenterOptions
-    held_out: HeldOut
-    encoder: Path | None
-    target: Path
-
-    def __call__(self) -> Done:
-        from geoflow.learning.train import fit_segmenter
-        from geoflow.modelfile import load_model, save_model
-        from geoflow.store.zarr import open_for_writing
-
-        _use_all_cores()
-        store = open_for_writing(self.store)
-        # Without Dask: the sampler reads in a thread of its own, and must not ask the cluster that waits for it.
-        reflectance = store.dataset(self.imagery, dask=False)["reflectance"]
-        labels = store.dataset(self.labels, dask=False)
-        encoder = None if self.encoder is None else load_model(self.encoder).trained
-        trained = fit_segmenter(
-            reflectance,
-            labels[f"level{self.legend.levels[-1]}"],
-            self.legend,
-            tuple(str(b) for b in reflectance["band"].values),
-            tuple(str(p) for p in reflectance["period"].values),
-            self.options,
-            progress_reporter(),
-            encoder=encoder,
-            held_out=self.held_out,
-            border_m=labels["border_m"] if self.options.border_m > 0 else None,
-        )
-        sha256 = save_model(self.target, trained)
-        return Done({"sha256": sha256, "classes": list(trained.card.codes)}, _model_files(self.target))
-
-
-def _model_files(folder: Path) -> tuple[Path, ...]:
-    return tuple(entries(folder)[1])
 
 
 @dataclass(frozen=True)
@@ -265,30 +190,3 @@ def _numbered(codes: NDArray[Any]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     place = np.zeros(int(codes.max(initial=0)) + 1, np.intp)
     place[occurring] = np.arange(len(occurring))
     return place[codes], occurring
-
-
-def progress_reporter(every_s: float = 0.5) -> Callable[[dict[str, Any]], None]:
-    """A callback that passes progress on to whoever listens on `PROGRESS_TOPIC`; silent outside a worker."""
-    from distributed import get_worker
-
-    try:
-        worker = get_worker()
-    except ValueError:
-        return lambda event: None
-    last = [0.0]
-
-    def report(event: dict[str, Any]) -> None:
-        now = time.monotonic()
-        if now - last[0] >= every_s or event.get("step") == event.get("steps"):
-            last[0] = now
-            worker.log_event(PROGRESS_TOPIC, event)
-
-    return report
-
-
-def _use_all_cores() -> None:
-    """Training is one task at a time: it may use the cores of the workers that wait for it."""
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    torch.set_num_threads(cores)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -15,7 +16,19 @@ from torch import nn
 from geoflow import nets
 from geoflow.errors import LabelError
 from geoflow.inputs import InputSpec
-from geoflow.learning.loop import Loop, Progress, Stage, plain_state, settle_norms
+from geoflow.learning.checkpoint import course_of
+from geoflow.learning.lanes import Lanes, prefetched
+from geoflow.learning.loop import (
+    Fed,
+    Leg,
+    Loop,
+    Position,
+    Setting,
+    Stage,
+    Validation,
+    plain_state,
+    settle_norms,
+)
 from geoflow.learning.losses import MultiLabelLoss
 from geoflow.learning.metrics import label_metrics
 from geoflow.learning.options import ClassifierOptions
@@ -39,7 +52,7 @@ def fit_classifier(
     legend: Legend,
     bands: Sequence[str],
     options: ClassifierOptions | None = None,
-    progress: Progress | None = None,
+    setting: Setting | None = None,
 ) -> TrainedModel:
     """Train a multi-label classifier of patches.
 
@@ -54,7 +67,8 @@ def fit_classifier(
     bands : sequence of str
         Band names in the order of ``cube``.
     options : ClassifierOptions, optional
-    progress : callable, optional
+    setting : Setting, optional
+        Where it is trained: with whom together, and with which checkpoints.
 
     Returns
     -------
@@ -69,7 +83,7 @@ def fit_classifier(
     """
     options = options or ClassifierOptions()
     source = PatchSource.of(cube, labels, options.validation, options.seed)
-    return fit_patches(source, codes, legend, bands, options, progress)
+    return fit_patches(source, codes, legend, bands, options, setting)
 
 
 def fit_patches(
@@ -78,7 +92,7 @@ def fit_patches(
     legend: Legend,
     bands: Sequence[str],
     options: ClassifierOptions | None = None,
-    progress: Progress | None = None,
+    setting: Setting | None = None,
 ) -> TrainedModel:
     """`fit_classifier` from patches that are read as they are needed: pixels take ``options.memory_mb``, however many.
 
@@ -97,6 +111,8 @@ def fit_patches(
     order = present[np.argsort(np.asarray(codes)[present])]
     classes, wanted = tuple(int(codes[i]) for i in order), source.labels[:, order]
     inputs = InputSpec(tuple(bands), (PATCH_PERIOD,), *source.statistics)
+    setting = setting or Setting()
+    lanes = Lanes.of_rank(options.lanes, setting.ranks.rank, setting.ranks.size)
     with nets.reproducible(options.seed):
         net = nets.build_classifier(options.encoder, inputs.channels, len(classes), dropout=options.dropout)
         weights = None
@@ -107,15 +123,22 @@ def fit_patches(
             )  # fmt: skip
         compute = nets.best_compute()
         net = compute.place(net)
-        data = PatchStream(source, wanted, inputs, options.batch, options.seed, options.memory_mb)
-        _fit_classifier_stages(net, data, source.train, compute, options, progress)
+        data = PatchStream(source, wanted, inputs, options.batch, options.seed, options.memory_mb, lanes)
+        training = _Training(net, data, compute, options, setting)
+        whole = training.run(course_of(asdict(options), inputs.to_dict(), classes, len(source.train)))
         settling = itertools.islice(data.epoch(source.train, 999), SETTLE_BATCHES)
         settle_norms(net, (compute.tensor(x) for x, _ in settling), compute)
         logits = stream_logits(net, source, inputs, source.held, compute, options.batch, options.memory_mb)
         metrics = _classifier_metrics(logits > 0, data.labels[source.held])
     edge = int(source.shape[-1])
     patches = len(source.train) + len(source.held)
-    record = {"options": asdict(options), "patches": patches, "validation": metrics, "weights": weights}
+    record = {
+        "options": asdict(options),
+        "patches": patches,
+        "validation": metrics,
+        "weights": weights,
+        "ended_early": not whole,
+    }
     card = ModelCard(
         "classifier",
         "classifier",
@@ -131,29 +154,77 @@ def fit_patches(
     return TrainedModel(card, plain_state(net))
 
 
-def _fit_classifier_stages(
-    net: nn.Module,
-    data: PatchStream,
-    train: NDArray[np.intp],
-    compute: Compute,
-    options: ClassifierOptions,
-    progress: Progress | None,
-) -> None:
-    per_epoch = -(-len(train) // options.batch)
-    # Rare classes would otherwise be learned as "never": a positive weighs as much as the square root of its rarity.
-    share = data.labels[train].mean(axis=0).clip(min=1e-3)
-    weight = torch.from_numpy(np.sqrt((1 - share) / share).clip(1, 5).astype(np.float32)).to(compute.device)
-    loss = MultiLabelLoss(weight, options.loss)
-    loop = Loop(net, loss, compute, options.weight_decay, progress)
-    stages = (
-        (options.head_epochs, Stage("classifier head", options.head_epochs * per_epoch, options.head_lr, 0.0)),
-        (options.epochs, Stage("classifier all", options.epochs * per_epoch, options.lr, options.lr)),
-    )
-    done = 0
-    for epochs, stage in stages:
-        batches = (pair for number in range(done, done + epochs) for pair in data.epoch(train, number))
-        loop.run(stage, ((compute.tensor(x), torch.from_numpy(y).to(compute.device)) for x, y in batches))
-        done += epochs
+@dataclass
+class _Training:
+    """The stages of a classifier over the epochs of its patches."""
+
+    net: nn.Module
+    data: PatchStream
+    compute: Compute
+    options: ClassifierOptions
+    setting: Setting
+
+    def run(self, course: str) -> bool:
+        """Train; whether all epochs were run."""
+        options, train = self.options, self.data.source.train
+        # Rare classes would otherwise be learned as "never": a positive weighs as the square root of its rarity.
+        share = self.data.labels[train].mean(axis=0).clip(min=1e-3)
+        weight = np.sqrt((1 - share) / share).clip(1, 5).astype(np.float32)
+        loss = MultiLabelLoss(torch.from_numpy(weight).to(self.compute.device), options.loss)
+        steps = self._epoch_steps
+        stages = (
+            Stage("classifier head", options.head_epochs * steps, options.head_lr, 0.0),
+            Stage("classifier all", options.epochs * steps, options.lr, options.lr),
+        )
+        loop = Loop(
+            self.net,
+            loss,
+            self.compute,
+            options.weight_decay,
+            self.setting,
+            options.accumulate,
+            options.clip,
+            course,
+            Validation(self._judge, steps, options.patience) if options.keep == "best" else None,
+        )
+        return loop.run([Leg(self._feed, stages)])
+
+    @property
+    def _epoch_steps(self) -> int:
+        return max(1, self.data.steps(self.data.source.train) // self.options.accumulate)
+
+    @property
+    def _all_batches(self) -> int:
+        return (self.options.head_epochs + self.options.epochs) * self._epoch_steps * self.options.accumulate
+
+    @contextmanager
+    def _feed(self, position: Position | None) -> Iterator[Iterator[Fed]]:
+        place = position or {"epoch": 0, "batch": 0}
+        taken = int(place["epoch"]) * self.data.steps(self.data.source.train) + int(place["batch"])
+        with closing(prefetched(lambda: itertools.islice(self._batches(place), self._all_batches - taken))) as batches:
+            yield (
+                (self.compute.tensor(x), torch.from_numpy(y).to(self.compute.device), place) for x, y, place in batches
+            )
+
+    def _batches(self, position: Position) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32], Position]]:
+        skip = int(position["batch"])
+        for epoch in itertools.count(int(position["epoch"])):
+            batches = self.data.epoch(self.data.source.train, epoch, skip)
+            for number, (x, y) in enumerate(batches, start=skip + 1):
+                yield x, y, {"epoch": epoch, "batch": number}
+            skip = 0
+
+    def _judge(self, net: nn.Module) -> float:
+        """Micro F1 on the validation patches, each rank with its share of them."""
+        ranks, source = self.setting.ranks, self.data.source
+        held = source.held[ranks.rank :: ranks.size]
+        counts = torch.zeros(2, dtype=torch.float64)
+        if len(held):
+            logits = stream_logits(net, source, self.data.inputs, held, self.compute, self.data.batch)
+            predicted, truth = logits > 0, self.data.labels[held]
+            counts += torch.tensor([float((predicted & truth).sum()), float(predicted.sum() + truth.sum())])
+        hits, both = ranks.sum(counts.to(ranks.device)).tolist()
+        return 2 * hits / max(1.0, both)
 
 
 def _classifier_metrics(predicted: NDArray[np.bool_], truth: NDArray[np.bool_]) -> dict[str, float]:

@@ -211,6 +211,11 @@ class MultiLabelLoss(nn.Module):
         self.form = form
         self.register_buffer("weights", weights)
 
+    def terms(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss as the sum over patches and classes, and their number; see `HierarchyLoss.terms`."""
+        number = logits.new_tensor(float(logits.numel()))
+        return self(logits, target) * number, number
+
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Mean over patches and classes: float32 logits (n, class), float32 labels of 0 and 1 (n, class)."""
         if self.form == "bce":

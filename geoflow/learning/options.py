@@ -85,6 +85,18 @@ class ClassifierOptions:
         Bands of the file's first layer; a name has its own.
     weights_pickle : bool
         Whether a pickle of torch (`.pth`) will do, which is less safe to read.
+    accumulate : int
+        Batches whose gradients make up one step: large batches on small devices.
+    clip : float
+        Largest norm of the gradient; a longer one is shortened to it.
+    lanes : int
+        Streams that the data is read in, each with its own shards; every batch takes equal shares of them. So many
+        workers at most train together, and the result depends on the lanes, not on the workers.
+    keep : str
+        ``last``: the weights of the last step; ``best``: those that named the validation patches best, by micro F1
+        after each epoch.
+    patience : int
+        With ``keep: best``, training ends after so many validations in a row without a gain; 0 never ends it early.
     memory_mb : int
         For pixels of patches. Where not all fit, half of it is shuffled while the other half is read.
     """
@@ -103,10 +115,16 @@ class ClassifierOptions:
     weights: str | None = None
     weights_bands: tuple[str, ...] = RGB
     weights_pickle: bool = False
+    accumulate: int = 1
+    clip: float = 1.0
+    lanes: int = 1
+    keep: Literal["last", "best"] = "last"
+    patience: int = 0
     memory_mb: int = 1024
 
     def __post_init__(self) -> None:
         _check_name("loss", self.loss, ClassifierLoss)
+        _check_common(self)
 
 
 @dataclass(frozen=True)
@@ -159,6 +177,23 @@ class SegmenterOptions:
         See `SamplerOptions`.
     average : float
         Decay of the moving average of the weights that is kept in the end; 0 keeps the last weights.
+    accumulate : int
+        Batches whose gradients make up one step: large batches on small devices.
+    clip : float
+        Largest norm of the gradient; a longer one is shortened to it.
+    lanes : int
+        Streams that the data is read in, each with its own shards; every batch takes equal shares of them. So many
+        workers at most train together, and the result depends on the lanes, not on the workers.
+    keep : str
+        ``last``: the weights of the last step, or their average; ``best``: those that named the pixels of
+        ``validation_share`` best.
+    patience : int
+        With ``keep: best``, training ends after so many validations in a row without a gain; 0 never ends it early.
+    validation_share : float
+        With ``keep: best``, the share of the country's blocks that is set aside to choose by. Neither learned from nor
+        held out: what was chosen by them is no measure of the map.
+    validation_steps : int
+        Steps from one validation to the next.
     map_window_px, map_halo_px : int
         Window and halo that the model maps with.
     seed, memory_mb : int
@@ -198,6 +233,13 @@ class SegmenterOptions:
     rarity: float = 0.3
     jitter: float = 0.02
     average: float = 0.95
+    accumulate: int = 1
+    clip: float = 1.0
+    lanes: int = 1
+    keep: Literal["last", "best"] = "last"
+    patience: int = 0
+    validation_share: float = 0.1
+    validation_steps: int = 100
     map_window_px: int = 576
     map_halo_px: int = 32
     seed: int = 0
@@ -207,6 +249,14 @@ class SegmenterOptions:
     weights_pickle: bool = False
 
     def __post_init__(self) -> None:
+        _check_common(self)
+        if self.context_batch % self.lanes:
+            raise ModelError(f"context_batch must be a multiple of the {self.lanes} lanes, not {self.context_batch}")
+        if self.keep == "best" and not (0 < self.validation_share < 1 and self.validation_steps >= 1):
+            raise ModelError(
+                "keep: best needs a validation_share above 0 and below 1 and validation_steps of at least 1, not "
+                f"{self.validation_share} and {self.validation_steps}"
+            )
         for name in ("context_window_px", "window_px", "map_window_px"):
             size = getattr(self, name)
             if size <= 0 or size % STRIDE_PX:
@@ -233,3 +283,17 @@ class SegmenterOptions:
     def loss_form(self) -> LossForm:
         """What the loss is."""
         return LossForm(self.loss, self.focal_gamma, self.bootstrap, self.dice, self.jaccard)
+
+
+def _check_common(options: ClassifierOptions | SegmenterOptions) -> None:
+    for name in ("accumulate", "lanes", "batch"):
+        if getattr(options, name) < 1:
+            raise ModelError(f"{name} must be at least 1, not {getattr(options, name)}")
+    if options.batch % options.lanes:
+        raise ModelError(f"batch must be a multiple of the {options.lanes} lanes, not {options.batch}")
+    if not options.clip > 0:
+        raise ModelError(f"clip must be above 0, not {options.clip}")
+    if options.keep not in ("last", "best"):
+        raise ModelError(f"keep must be last or best, not {options.keep!r}")
+    if options.patience < 0 or (options.patience and options.keep != "best"):
+        raise ModelError(f"patience of {options.patience}: at least 0, and above it only with keep: best")

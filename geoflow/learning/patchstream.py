@@ -158,7 +158,10 @@ class PatchStream:
         own, left = self._own(which, number, lane), self.steps(which)
         while left > 0:
             with self._pixels(which, own, rng) as pixels:
-                planned = itertools.islice(_plan(pixels.groups, rng, share), left)
+                planned = _plan(pixels.groups, rng, share)
+                if self.lanes.total > 1:  # all lanes give equally many; one that has fewer left begins anew
+                    planned = itertools.takewhile(lambda one: len(one.rows) == share, planned)
+                planned = itertools.islice(planned, left)
                 passed = sum(1 for _ in itertools.islice(planned, skip))
                 skip, left = skip - passed, left - passed
                 for one in planned:
@@ -175,8 +178,11 @@ class PatchStream:
             own = rng.permutation(which)[lane :: self.lanes.total]
         else:
             own = which[np.isin(chunks, rng.permutation(np.unique(chunks))[lane :: self.lanes.total])]
-        if not len(own):
-            raise LabelError(f"{len(which)} patches are too few for {self.lanes.total} lanes; set lanes to fewer")
+        if len(own) < self.lanes.share(self.batch):
+            raise LabelError(
+                f"{len(which)} patches are too few for batches of {self.batch} from {self.lanes.total} lanes; set "
+                "batch or lanes lower"
+            )
         return np.sort(own)
 
     def _encoded(self, one: _Planned, cubes: list[NDArray[np.int16]]) -> Batch:

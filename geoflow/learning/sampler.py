@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from geoflow.inputs import NODATA, InputSpec
 from geoflow.learning.lanes import Lanes, prefetched, seeds
-from geoflow.learning.samples import IGNORE, HeldOut, Survey, check_borders, read
+from geoflow.learning.samples import IGNORE, Hidden, Survey, check_borders, read
 
 Position = dict[str, Any]
 """Where a lane stands: plain values. From there it draws what it would have drawn."""
@@ -92,7 +92,7 @@ class Sampler:
     labels : array-like of codes, dims (y, x)
     found : Survey
         Of the same labels with the same ``held_out``.
-    held_out : HeldOut, optional
+    held_out : Hidden, optional
         Labels of these blocks are never drawn. Their imagery may lie within a window, as context.
     options : SamplerOptions
     border_m : array-like int16, dims (y, x), optional
@@ -111,7 +111,7 @@ class Sampler:
         reflectance: Any,
         labels: Any,
         found: Survey,
-        held_out: HeldOut | None,
+        held_out: Hidden | None,
         options: SamplerOptions,
         border_m: Any = None,
         lanes: Lanes | None = None,

@@ -6,7 +6,7 @@ Imagery and labels are anything that slices like an array: numpy, Zarr, or xarra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,13 @@ IGNORE = -1
 
 BLOCK_PX = 1024
 """Edge of the squares that imagery is read in where it does not fit into memory at once."""
+
+
+class Hidden(Protocol):
+    """Parts of the country whose labels must not be seen."""
+
+    def mask(self, shape: tuple[int, int], y: slice | None = None, x: slice | None = None) -> NDArray[np.bool_]:
+        """True where they must not; dims (y, x), of a grid of ``shape`` pixels or of the part ``y``, ``x``."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ def cut(shape: tuple[int, int], edge_px: int) -> tuple[Block, ...]:
 
 def survey(
     labels: Any,
-    held_out: HeldOut | None,
+    held_out: Hidden | None,
     edge_px: int,
     known: tuple[int, ...],
     border_m: Any = None,
@@ -150,7 +157,7 @@ def survey(
     ----------
     labels : array-like of codes, dims (y, x)
         0 is nodata.
-    held_out : HeldOut, optional
+    held_out : Hidden, optional
     edge_px : int
         Edge of the blocks.
     known : tuple of int

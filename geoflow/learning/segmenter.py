@@ -2,26 +2,45 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from geoflow import nets
 from geoflow.errors import LabelError, ModelError
 from geoflow.inputs import InputSpec, channel_statistics
-from geoflow.learning.loop import NORM_BATCHES, Loop, Progress, Stage, WeightAverage, plain_state, settle_norms
+from geoflow.learning.checkpoint import course_of
+from geoflow.learning.lanes import Lanes
+from geoflow.learning.loop import (
+    NORM_BATCHES,
+    Fed,
+    Leg,
+    Loop,
+    Position,
+    Setting,
+    Stage,
+    Validation,
+    plain_state,
+    settle_norms,
+)
 from geoflow.learning.losses import HierarchyLoss, class_weights
 from geoflow.learning.options import SegmenterOptions
+from geoflow.learning.ranks import Ranks
 from geoflow.learning.sampler import Sampler, SamplerOptions
-from geoflow.learning.samples import BLOCK_PX, HeldOut, Survey, check_borders, survey
+from geoflow.learning.samples import BLOCK_PX, IGNORE, HeldOut, Hidden, Survey, check_borders, survey
+from geoflow.learning.validation import SetAside, validation_sampler
 from geoflow.legends import Legend
 from geoflow.modelfile import ModelCard, TrainedModel
 from geoflow.nets import Compute, ContextUnet
+
+VALIDATION_BATCHES = 16
+"""Batches that a net is judged by while it learns."""
 
 
 def fit_segmenter(
@@ -31,7 +50,7 @@ def fit_segmenter(
     bands: Sequence[str],
     periods: Sequence[str],
     options: SegmenterOptions | None = None,
-    progress: Progress | None = None,
+    setting: Setting | None = None,
     *,
     encoder: TrainedModel | None = None,
     held_out: HeldOut | None = None,
@@ -49,7 +68,8 @@ def fit_segmenter(
     bands, periods : sequences of str
         Names in the order of ``reflectance``.
     options : SegmenterOptions, optional
-    progress : callable, optional
+    setting : Setting, optional
+        Where it is trained: with whom together, and with which checkpoints.
     encoder : TrainedModel, optional
         A classifier whose encoder the segmenter starts from.
     held_out : HeldOut, optional
@@ -77,11 +97,9 @@ def fit_segmenter(
         raise LabelError(f"labels of {tuple(labels.shape)} pixels do not lie on imagery of {tuple(reflectance.shape)}")
     if options.border_m > 0:
         check_borders(border_m, labels)
-    unseen = border_m if options.border_m > 0 and options.border_weight == 0 else None
-    known = legend.codes(legend.levels[-1])
-    found = survey(labels, held_out, _block_px(reflectance, options), known, unseen, options.border_m)
-    windows = _Windows(reflectance, labels, found, held_out, options, border_m)
-    classes = found.codes
+    setting = setting or Setting()
+    windows = _windows_of(reflectance, labels, border_m, legend, held_out, options, setting.ranks)
+    found, classes = windows.found, windows.found.codes
     inputs = windows.statistics(bands, periods)
     extra = _architecture_options(options, len(inputs.periods))
     with nets.reproducible(options.seed):
@@ -96,7 +114,8 @@ def fit_segmenter(
             )  # fmt: skip
         compute = nets.best_compute()
         net = compute.place(net)
-        _fit_segmenter_stages(net, windows, inputs, legend, compute, progress)
+        training = _Training(net, windows, inputs, legend, compute, setting)
+        whole = training.run(course_of(asdict(options), inputs.to_dict(), classes, found.counts.tolist()))
     shape = (int(labels.shape[-2]), int(labels.shape[-1]))
     record = {
         "options": asdict(options),
@@ -104,19 +123,13 @@ def fit_segmenter(
         "held_out": None if held_out is None else held_out.record(shape),
         "encoder_from": None if encoder is None else dict(encoder.card.training),
         "weights": weights,
+        "ended_early": not whole,
     }
     window, halo = options.map_window_px, options.map_halo_px
     card = ModelCard(
         "segmenter", options.architecture, options.encoder, extra, inputs, classes, legend, window, halo, record
     )
     return TrainedModel(card, plain_state(net))
-
-
-def _block_px(reflectance: Any, options: SegmenterOptions) -> int:
-    """Edge of the blocks that windows are drawn from: a small country is one block, read once; a large one is read in
-    squares that are whole chunks of usual stores."""
-    fits = 2 * math.prod(int(size) for size in reflectance.shape) <= options.memory_mb * 2**20
-    return max(int(size) for size in reflectance.shape[-2:]) if fits else BLOCK_PX
 
 
 @dataclass(frozen=True)
@@ -126,8 +139,9 @@ class _Windows:
     reflectance: Any
     labels: Any
     found: Survey
-    held_out: HeldOut | None
+    hidden: Hidden | None
     options: SegmenterOptions
+    lanes: Lanes
     border_m: Any = None
 
     def sampler(self, window_px: int, batch: int, stage: int) -> Sampler:
@@ -143,14 +157,46 @@ class _Windows:
             jitter=options.jitter,
             memory_mb=options.memory_mb,
         )
-        return Sampler(self.reflectance, self.labels, self.found, self.held_out, drawing, self.border_m)
+        return Sampler(self.reflectance, self.labels, self.found, self.hidden, drawing, self.border_m, self.lanes)
 
     def statistics(self, bands: Sequence[str], periods: Sequence[str], windows: int = 256) -> InputSpec:
-        """The input description, with mean and spread measured on some windows."""
-        drawn = self.sampler(64, 1, 0).raw()
+        """The input description, with mean and spread measured on some windows; the same on all ranks."""
+        drawn = self.sampler(64, self.lanes.total, 0).raw()
         cubes = [next(drawn)[0] for _ in range(windows)]
         drawn.close()
         return InputSpec(tuple(bands), tuple(periods), *channel_statistics(cubes))
+
+
+def _windows_of(
+    reflectance: Any,
+    labels: Any,
+    border_m: Any,
+    legend: Legend,
+    held_out: HeldOut | None,
+    options: SegmenterOptions,
+    ranks: Ranks,
+) -> _Windows:
+    """What there is to learn from, counted."""
+    lanes = Lanes.of_rank(options.lanes, ranks.rank, ranks.size)
+    hidden: Hidden | None = held_out
+    if options.keep == "best":
+        hidden = SetAside(held_out, options.validation_share, options.seed)
+    unseen = border_m if options.border_m > 0 and options.border_weight == 0 else None
+    known, edge_px = legend.codes(legend.levels[-1]), _block_px(reflectance, options)
+    while True:
+        found = survey(labels, hidden, edge_px, known, unseen, options.border_m)
+        usable = int((found.counts.sum(axis=1) > 0).sum())
+        # Every lane wants a part of the country of its own, as long as a part is much larger than a window.
+        if usable >= lanes.total or edge_px < 4 * options.window_px:
+            return _Windows(reflectance, labels, found, hidden, options, lanes, border_m)
+        edge_px //= 2
+
+
+def _block_px(reflectance: Any, options: SegmenterOptions) -> int:
+    """Edge of the blocks that windows are drawn from: a small country is one block, read once; a large one is read in
+    squares that are whole chunks of usual stores."""
+    fits = 2 * math.prod(int(size) for size in reflectance.shape) <= options.memory_mb * 2**20
+    return max(int(size) for size in reflectance.shape[-2:]) if fits and options.lanes == 1 else BLOCK_PX
 
 
 def _architecture_options(options: SegmenterOptions, periods: int) -> dict[str, Any]:
@@ -160,38 +206,97 @@ def _architecture_options(options: SegmenterOptions, periods: int) -> dict[str, 
     return {} if entry is None else {name: values[name] for name in entry.options}
 
 
-def _fit_segmenter_stages(
-    net: nn.Module,
-    windows: _Windows,
-    inputs: InputSpec,
-    legend: Legend,
-    compute: Compute,
-    progress: Progress | None,
-) -> None:
-    options, found = windows.options, windows.found
-    counts = found.counts.sum(axis=0)
-    weights = class_weights(counts, options.max_class_weight, options.class_weights, options.effective_beta)
-    loss = HierarchyLoss(legend, found.codes, weights, options.level_weights, options.robustness, options.loss_form)
-    loop = Loop(net, loss.to(compute.device), compute, options.weight_decay, progress)
-    if options.context_steps and isinstance(net, ContextUnet):
-        stage = Stage("segmenter context", options.context_steps, options.context_lr, 0.0, shallow=True)
-        sampler = windows.sampler(options.context_window_px, options.context_batch, 1)
-        with _on_device(sampler, inputs, stage.steps, compute) as batches:
-            loop.run(stage, batches)
-    loop.average = average = WeightAverage(net, options.average)
-    deep = options.decoder_steps + options.steps
-    sampler = windows.sampler(options.window_px, options.batch, 2)
-    with _on_device(sampler, inputs, deep + NORM_BATCHES, compute) as batches:
-        loop.run(Stage("segmenter decoder", options.decoder_steps, options.decoder_lr, 0.0), batches)
-        loop.run(Stage("segmenter all", options.steps, options.lr, options.lr * options.encoder_lr_share), batches)
-        average.into(net)
-        settle_norms(net, (x for x, _ in batches), compute)
+@dataclass
+class _Training:
+    """The stages of a segmenter."""
 
+    net: nn.Module
+    windows: _Windows
+    inputs: InputSpec
+    legend: Legend
+    compute: Compute
+    setting: Setting
 
-@contextmanager
-def _on_device(
-    sampler: Sampler, inputs: InputSpec, steps: int, compute: Compute
-) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
-    """Batches as tensors; their thread ends with the block, however it ends."""
-    with closing(sampler.batches(inputs, steps)) as batches:
-        yield ((compute.tensor(b.x), torch.from_numpy(b.target).to(compute.device)) for b in batches)
+    def run(self, course: str) -> bool:
+        """Train; whether all steps were taken."""
+        options, found = self.windows.options, self.windows.found
+        counts = found.counts.sum(axis=0)
+        weights = class_weights(counts, options.max_class_weight, options.class_weights, options.effective_beta)
+        form, levels = options.loss_form, options.level_weights
+        loss = HierarchyLoss(self.legend, found.codes, weights, levels, options.robustness, form)
+        loop = Loop(
+            self.net,
+            loss.to(self.compute.device),
+            self.compute,
+            options.weight_decay,
+            self.setting,
+            options.accumulate,
+            options.clip,
+            course,
+            self._validation(),
+        )
+        legs = [Leg(self._feed(options.window_px, options.batch, 2, self._deep_batches), self._deep_stages())]
+        if options.context_steps and isinstance(self.net, ContextUnet):
+            stage = Stage("segmenter context", options.context_steps, options.context_lr, 0.0, shallow=True)
+            batches = options.context_steps * options.accumulate
+            legs.insert(0, Leg(self._feed(options.context_window_px, options.context_batch, 1, batches), [stage]))
+        return loop.run(legs, self._settle)
+
+    def _settle(self, feed: Iterator[Fed]) -> None:
+        settle_norms(self.net, (x for x, _, _ in itertools.islice(feed, NORM_BATCHES)), self.compute)
+
+    @property
+    def _deep_batches(self) -> int:
+        options = self.windows.options
+        return (options.decoder_steps + options.steps) * options.accumulate + NORM_BATCHES
+
+    def _deep_stages(self) -> list[Stage]:
+        options, average = self.windows.options, self.windows.options.average
+        encoder_lr = options.lr * options.encoder_lr_share
+        return [
+            Stage("segmenter decoder", options.decoder_steps, options.decoder_lr, 0.0, average=average),
+            Stage("segmenter all", options.steps, options.lr, encoder_lr, average=average),
+        ]
+
+    def _feed(
+        self, window_px: int, batch: int, number: int, batches: int
+    ) -> Callable[[Position | None], AbstractContextManager[Iterator[Fed]]]:
+        """Batches as tensors; their thread ends with the context, however it ends."""
+        sampler = self.windows.sampler(window_px, batch, number)
+
+        @contextmanager
+        def feed(position: Position | None) -> Iterator[Iterator[Fed]]:
+            taken = 0 if position is None else int(position["batch"])
+            lanes = None if position is None else position["lanes"]
+            with closing(sampler.batches(self.inputs, batches - taken, lanes)) as drawn:
+                yield (
+                    (
+                        self.compute.tensor(b.x),
+                        torch.from_numpy(b.target).to(self.compute.device),
+                        {"batch": place, "lanes": b.position},
+                    )
+                    for place, b in enumerate(drawn, start=taken + 1)
+                )
+
+        return feed
+
+    def _validation(self) -> Validation | None:
+        """Windows that nothing is learned from, the same in every validation; each rank judges its share of them."""
+        windows, options, ranks = self.windows, self.windows.options, self.setting.ranks
+        if not isinstance(windows.hidden, SetAside):
+            return None
+        known, classes = self.legend.codes(self.legend.levels[-1]), windows.found.codes
+        sampler = validation_sampler(windows.reflectance, windows.labels, windows.hidden, classes, known, options)
+        batches = list(sampler.batches(self.inputs, VALIDATION_BATCHES))[ranks.rank :: ranks.size]
+
+        def judge(net: nn.Module) -> float:
+            counts = torch.zeros(2, dtype=torch.float64, device=ranks.device)
+            for batch in batches:
+                with self.compute.autocast():
+                    best = net(self.compute.tensor(batch.x)).argmax(dim=1).cpu()
+                target = torch.from_numpy(batch.target)
+                counts += torch.tensor([int((best == target).sum()), int((target != IGNORE).sum())]).to(counts)
+            right, all_px = ranks.sum(counts).tolist()
+            return right / max(1.0, all_px)
+
+        return Validation(judge, options.validation_steps, options.patience)
