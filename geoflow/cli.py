@@ -12,7 +12,7 @@ from geoflow.cli_accuracy import app as accuracy_app
 from geoflow.cli_bigearthnet import app as bigearthnet_app
 from geoflow.cli_doctor import doctor
 from geoflow.cli_labels import app as labels_app
-from geoflow.cli_models import ensemble, weights_app
+from geoflow.cli_models import ensemble, models_app, weights_app
 from geoflow.cli_options import (
     JobFile,
     Limit,
@@ -50,6 +50,7 @@ app = typer.Typer(
 app.add_typer(accuracy_app, name="accuracy")
 app.add_typer(labels_app, name="labels")
 app.add_typer(bigearthnet_app, name="bigearthnet")
+app.add_typer(models_app, name="models")
 app.add_typer(weights_app, name="weights")
 app.command("search")(search)
 app.command("verify")(verify)

@@ -1,4 +1,4 @@
-"""``geoflow ensemble``: several trained models as one; ``geoflow weights``: published weights."""
+"""``geoflow ensemble``: several trained models as one; ``geoflow models``, ``geoflow weights``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,35 @@ def ensemble(
     joined = join(models, flips)
     sha256 = save_model(to, joined)
     Console(soft_wrap=True).print(f"{len(models)} models joined in [bold]{to}[/], model {sha256[:12]}")
+
+
+models_app = typer.Typer(
+    help="Model folders.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@models_app.callback()
+def _models() -> None:
+    """Model folders."""
+
+
+@models_app.command("stac")
+def stac(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A model folder.")],
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="FOLDER/item.json by default.")] = None,
+) -> None:
+    """Describe a model as a STAC item with the machine learning model extension.
+
+    Example: geoflow models stac out/quickstart/model
+    """
+    from rich.console import Console
+
+    from geoflow.modelitem import write_model_item
+
+    Console(soft_wrap=True).print(f"STAC item in [bold]{write_model_item(folder, to)}[/]")
 
 
 weights_app = typer.Typer(

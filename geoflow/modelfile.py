@@ -134,7 +134,7 @@ class ModelCard:
             )
         except KeyError as missing:
             raise ModelError(f"the model's card lacks {missing}") from None
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelError(f"the model's card is damaged: {error}") from None
 
 
@@ -156,9 +156,13 @@ class TrainedModel:
         from geoflow import nets
 
         card = self.card
-        net = nets.build_net(
-            card.kind, card.architecture, card.encoder, card.inputs.channels, len(card.codes), card.options
-        )
+        try:
+            net = nets.build_net(
+                card.kind, card.architecture, card.encoder, card.inputs.channels, len(card.codes), card.options
+            )
+        except (RuntimeError, ValueError, ArithmeticError, AttributeError, IndexError, MemoryError) as error:
+            told = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ModelError(f"no {card.architecture!r} can be built with {dict(card.options)}: {told}") from None
         own = net.state_dict()
         missing, extra = sorted(own.keys() - self.state.keys()), sorted(self.state.keys() - own.keys())
         if missing or extra:
@@ -373,7 +377,7 @@ def _read_card(path: Path) -> dict[str, Any]:
         raise ModelError(f"no model at {path}: it lacks {CARD_FILE}")
     try:
         card = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ModelError(f"{file} cannot be read: {error}") from None
     if not isinstance(card, dict):
         raise ModelError(f"{file} is not a model card")

@@ -5,15 +5,22 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
+import pystac
 import pytest
 import torch
+import xarray as xr
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from geoflow import nets
+from geoflow.cli import app
 from geoflow.errors import ModelError
 from geoflow.inputs import InputSpec
 from geoflow.legends import legend
+from geoflow.mapping.predict import predict
 from geoflow.modelfile import CARD_FILE, WEIGHTS_FILE, ModelCard, TrainedModel, load_model, read_header, save_model
+from geoflow.modelitem import write_model_item
 
 BANDS = ("B02", "B03")
 CODES = (111, 211, 512)
@@ -139,6 +146,62 @@ def test_a_pickle_in_disguise_runs_nothing(folder: Path, tmp_path: Path) -> None
     assert not (tmp_path / "boom").exists()
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_beside_the_weights_is_not_even_read(folder: Path, tmp_path: Path, zipped: bool) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple[object, tuple[str, str]]:
+            return open, (str(tmp_path / "boom"), "w")
+
+    for name in ("model.pt", "model.pth", "pytorch_model.bin"):
+        if zipped:
+            torch.save(Bomb(), folder / name)
+        else:
+            (folder / name).write_bytes(pickle.dumps(Bomb()))
+    load_model(folder)
+    (folder / WEIGHTS_FILE).write_bytes((folder / "model.pt").read_bytes())
+    reseal(folder, keep_weights=True)
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
+        load_model(folder)
+    assert not (tmp_path / "boom").exists()
+
+
+TENSOR = b'{"a":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        (2**62).to_bytes(8, "little") + b"{}",  # a header of exabytes
+        len(TENSOR % (2**60, 2**62)).to_bytes(8, "little") + TENSOR % (2**60, 2**62),  # a tensor of exabytes
+        len(TENSOR % (4, 64)).to_bytes(8, "little") + TENSOR % (4, 64) + b"\0" * 64,  # sizes that do not agree
+        (2).to_bytes(8, "little") + b"[]",
+        b"",
+    ],
+)
+def test_a_file_that_claims_what_it_does_not_hold_is_refused(folder: Path, content: bytes) -> None:
+    (folder / WEIGHTS_FILE).write_bytes(content)
+    reseal(folder, keep_weights=True)
+    with pytest.raises(ModelError, match="not a readable safetensors file"):
+        load_model(folder)
+
+
+def test_a_card_of_brackets_is_refused(folder: Path) -> None:
+    (folder / CARD_FILE).write_text("[" * 200_000)
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_model(folder)
+
+
+def test_a_model_of_other_bands_or_periods_says_which(folder: Path) -> None:
+    values = np.zeros((2, 2, 96, 96), np.int16)
+    for periods, bands, says in (
+        (("spring", "summer"), ("B02", "B04"), r"bands .*lacks \['B03'\]"),
+        (("spring", "autumn"), ("B02", "B03"), r"periods .*lacks \['summer'\]"),
+    ):
+        cube = xr.DataArray(values, {"period": list(periods), "band": list(bands)}, ("period", "band", "y", "x"))
+        with pytest.raises(ModelError, match=says):
+            predict(cube, folder)
+
+
 def reseal(folder: Path, keep_weights: bool = False, drop: str = "", **changes: object) -> None:
     """Write a folder whose sha256 is right but whose content is not: what a faulty program could write."""
     import hashlib
@@ -164,6 +227,12 @@ def reseal(folder: Path, keep_weights: bool = False, drop: str = "", **changes: 
         ({"window_px": 32}, "no core"),
         ({"kind": "oracle"}, "oracle"),
         ({"legend": {"name": "corine"}}, "legend|lacks|damaged"),
+        ({"window_px": float("inf")}, "damaged"),
+        ({"options": {"decoder_channels": [-1] * 5}}, "can be built"),
+        ({"options": {"decoder_channels": [2**40] * 5}}, "can be built"),
+        ({"options": {"decoder_channels": "wide"}}, "can be built|does not take"),
+        ({"architecture": "ensemble", "options": {"members": [1]}}, "does not take"),
+        ({"architecture": "ensemble", "options": {"members": "all"}}, "does not take"),
     ],
 )
 def test_a_model_that_cannot_run_here_is_refused(folder: Path, changes: dict[str, object], says: str) -> None:
@@ -176,3 +245,31 @@ def test_missing_weights_are_named(folder: Path) -> None:
     reseal(folder, drop="encoder.conv1.weight")
     with pytest.raises(ModelError, match=r"encoder\.conv1\.weight"):
         load_model(folder)
+
+
+def test_a_model_is_described_for_catalogs(folder: Path) -> None:
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    done = CliRunner().invoke(app, ["models", "stac", str(folder)])
+    assert done.exit_code == 0
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "item.json"} == before
+    item = pystac.Item.from_file(str(folder / "item.json"))
+    assert item.stac_extensions == ["https://stac-extensions.github.io/mlm/v1.5.2/schema.json"]
+    found, header = item.properties, read_header(folder)
+    for key in ("mlm:name", "mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output"):
+        assert found[key], "the extension asks for it"
+    (given,), (output,) = found["mlm:input"], found["mlm:output"]
+    assert given["bands"] == ["B02", "B03", "B02", "B03"]
+    assert given["input"]["shape"] == [-1, 4, 96, 96]
+    assert [s["mean"] for s in given["value_scaling"]] == list(header.card.inputs.mean)
+    assert output["result"]["shape"] == [-1, 3, 96, 96]
+    assert [c["value"] for c in output["classification:classes"]] == list(CODES)
+    assert {band["name"] for band in found["bands"]} == set(given["bands"])
+    weights = item.assets["weights"]
+    assert weights.get_absolute_href() == str((folder / WEIGHTS_FILE).resolve())
+    assert "mlm:model" in (weights.roles or [])
+    assert weights.extra_fields["mlm:artifact_type"] == "safetensors.torch.save_file"
+    assert load_model(folder).sha256 == header.sha256 == found["geoflow:sha256"]
+    with pytest.raises(ModelError, match="no model at"):
+        write_model_item(folder / "nothing")
+    with pytest.raises(ModelError, match="cannot write the item"):
+        write_model_item(folder, folder / "absent" / "item.json")

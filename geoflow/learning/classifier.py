@@ -123,7 +123,9 @@ def fit_patches(
             )  # fmt: skip
         compute = nets.best_compute()
         net = compute.place(net)
-        data = PatchStream(source, wanted, inputs, options.batch, options.seed, options.memory_mb, lanes)
+        data = PatchStream(
+            source, wanted, inputs, options.batch, options.seed, options.memory_mb, lanes, options.alterations
+        )
         training = _Training(net, data, compute, options, setting)
         whole = training.run(course_of(asdict(options), inputs.to_dict(), classes, len(source.train)))
         settling = itertools.islice(data.epoch(source.train, 999), SETTLE_BATCHES)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from geoflow.errors import ModelError
+from geoflow.learning.augment import Alterations
 
 RGB = ("B04", "B03", "B02")
 """Band order of nets that were trained on photographs."""
@@ -76,6 +77,8 @@ class ClassifierOptions:
     weight_decay, dropout : float
     loss : str
         ``bce``, ``focal`` or ``asymmetric``, see `geoflow.learning.losses.MultiLabelLoss`.
+    brightness, contrast, band_dropout : float
+        See `SegmenterOptions`.
     validation : float
         Share of the patches kept apart to measure.
     seed : int
@@ -110,6 +113,9 @@ class ClassifierOptions:
     weight_decay: float = 1e-4
     dropout: float = 0.2
     loss: ClassifierLoss = "bce"
+    brightness: float = 0.0
+    contrast: float = 0.0
+    band_dropout: float = 0.0
     validation: float = 0.2
     seed: int = 0
     weights: str | None = None
@@ -125,6 +131,12 @@ class ClassifierOptions:
     def __post_init__(self) -> None:
         _check_name("loss", self.loss, ClassifierLoss)
         _check_common(self)
+        _ = self.alterations
+
+    @property
+    def alterations(self) -> Alterations:
+        """What is done to patches beside turning them."""
+        return Alterations(self.brightness, self.contrast, self.band_dropout)
 
 
 @dataclass(frozen=True)
@@ -175,6 +187,11 @@ class SegmenterOptions:
         How much labels near a border count, 0 (not at all) to 1 (as all others).
     rarity, jitter : float
         See `SamplerOptions`.
+    brightness, contrast : float
+        Spread of a random offset (in standard deviations of a channel) and gain of each window and period, the same for
+        all bands; 0 for none.
+    band_dropout, period_dropout : float
+        Chance that a window has to do without a band, or without a period, 0 to below 1; it never loses all.
     average : float
         Decay of the moving average of the weights that is kept in the end; 0 keeps the last weights.
     accumulate : int
@@ -232,6 +249,10 @@ class SegmenterOptions:
     border_weight: float = 0.0
     rarity: float = 0.3
     jitter: float = 0.02
+    brightness: float = 0.0
+    contrast: float = 0.0
+    band_dropout: float = 0.0
+    period_dropout: float = 0.0
     average: float = 0.95
     accumulate: int = 1
     clip: float = 1.0
@@ -267,7 +288,7 @@ class SegmenterOptions:
             )
         if self.context_steps + self.decoder_steps + self.steps < 1:
             raise ModelError("context_steps, decoder_steps and steps are all 0: there would be no training")
-        _ = self.loss_form
+        _ = self.loss_form, self.alterations
         _check_name("class_weights", self.class_weights, ClassWeights)
         if not (self.max_class_weight >= 1 and 0 < self.effective_beta < 1):
             raise ModelError(
@@ -278,6 +299,11 @@ class SegmenterOptions:
             raise ModelError(
                 "class_weights: effective-number does nothing with max_class_weight 1; raise it, to 10 say"
             )
+
+    @property
+    def alterations(self) -> Alterations:
+        """What is done to windows beside turning and jittering them."""
+        return Alterations(self.brightness, self.contrast, self.band_dropout, self.period_dropout)
 
     @property
     def loss_form(self) -> LossForm:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from geoflow.errors import LabelError
 from geoflow.inputs import InputSpec, channel_statistics
+from geoflow.learning.augment import NO_ALTERATIONS, Alterations, alter
 from geoflow.learning.lanes import Lanes, seeds
 
 Batch = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -111,6 +112,8 @@ class PatchStream:
     memory_mb : float
         For pixels; half of it is shuffled while the other half is read. At least one chunk a lane is.
     lanes : Lanes
+    alterations : Alterations
+        What is done to patches beside turning them.
     """
 
     source: PatchSource
@@ -120,6 +123,7 @@ class PatchStream:
     seed: int
     memory_mb: float
     lanes: Lanes = field(default_factory=Lanes)
+    alterations: Alterations = NO_ALTERATIONS
     _whole: dict[bytes, _Loaded] = field(default_factory=dict)
 
     def steps(self, which: Rows) -> int:
@@ -189,6 +193,8 @@ class PatchStream:
         turned = [np.rot90(cube, turns, axes=(-2, -1)) for cube, turns in zip(cubes, one.turns, strict=True)]
         turned = [cube[..., ::-1] if flip else cube for cube, flip in zip(turned, one.flips, strict=True)]
         x, _ = self.inputs.encode(np.stack(turned)[:, None])  # a patch is one period
+        # Drawn anew for each batch, and the same for it wherever an epoch is taken up again.
+        alter(np.random.default_rng([self.seed, 8, *one.rows, *one.turns]), x, 1, self.alterations)
         return x, self.labels[one.rows].astype(np.float32)
 
     def _chunks_at_once(self, lanes: int) -> int:

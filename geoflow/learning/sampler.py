@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoflow.inputs import NODATA, InputSpec
+from geoflow.learning.augment import NO_ALTERATIONS, Alterations, alter, augment, jitter
 from geoflow.learning.lanes import Lanes, prefetched, seeds
 from geoflow.learning.samples import IGNORE, Hidden, Survey, check_borders, read
 
@@ -39,6 +40,8 @@ class SamplerOptions:
         0 draws classes by area, 1 all classes equally often.
     jitter : float
         Spread of random gain and offset per window and channel, in standard deviations of the channel.
+    alterations : Alterations
+        What else is done to the windows.
     memory_mb : int
         Imagery held at once by all lanes together, at most.
     """
@@ -51,6 +54,7 @@ class SamplerOptions:
     rarity: float = 0.5
     jitter: float = 0.05
     memory_mb: int = 512
+    alterations: Alterations = NO_ALTERATIONS
 
 
 @dataclass(frozen=True)
@@ -224,6 +228,7 @@ class _Lane:
         target = np.stack([index for _, index in drawn]).astype(np.int64)
         target[~observed] = IGNORE
         jitter(self._altering, x, self._options.jitter)
+        alter(self._altering, x, len(inputs.periods), self._options.alterations)
         return x, target
 
     def window(self) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
@@ -268,20 +273,3 @@ class _Lane:
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def augment(
-    rng: np.random.Generator, cube: NDArray[np.int16], target: NDArray[np.int16]
-) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """One of the eight rotations and reflections of a square window, the same for imagery and labels."""
-    turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-    cube, target = np.rot90(cube, turns, axes=(-2, -1)), np.rot90(target, turns, axes=(-2, -1))
-    return (cube[..., ::-1], target[..., ::-1]) if flip else (cube, target)
-
-
-def jitter(rng: np.random.Generator, x: NDArray[np.float32], spread: float) -> None:
-    """Random gain and offset per window and channel, in place: haze and season differ from year to year."""
-    if spread > 0:
-        shape = (*x.shape[:2], 1, 1)
-        x *= 1 + spread * rng.standard_normal(shape, np.float32)
-        x += spread * rng.standard_normal(shape, np.float32)

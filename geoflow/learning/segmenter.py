@@ -156,6 +156,7 @@ class _Windows:
             rarity=options.rarity,
             jitter=options.jitter,
             memory_mb=options.memory_mb,
+            alterations=options.alterations,
         )
         return Sampler(self.reflectance, self.labels, self.found, self.hidden, drawing, self.border_m, self.lanes)
 
