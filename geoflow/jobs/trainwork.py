@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoflow.errors import RunCancelled
 from geoflow.jobs.tasks import Done
 from geoflow.places import entries, is_remote
 
@@ -151,11 +152,16 @@ class TrainWork(Training):
 
 
 def progress_reporter(every_s: float = 0.5) -> Callable[[dict[str, Any]], None]:
-    """A callback that passes progress on to whoever listens on `PROGRESS_TOPIC`; silent outside a worker."""
+    """A callback that passes progress on to whoever listens on `PROGRESS_TOPIC`; silent outside a worker.
+
+    Dask does not end what a worker is at: where the task was withdrawn meanwhile, the callback raises
+    `RunCancelled`, so that a training that nobody waits for ends at its next step.
+    """
     from distributed import get_worker
 
     try:
         worker = get_worker()
+        key = worker.get_current_task()
     except ValueError:
         return lambda event: None
     last = [0.0]
@@ -164,6 +170,9 @@ def progress_reporter(every_s: float = 0.5) -> Callable[[dict[str, Any]], None]:
         now = time.monotonic()
         if now - last[0] >= every_s or event.get("step") == event.get("steps"):
             last[0] = now
+            state = worker.state.tasks.get(key)
+            if state is None or state.state == "cancelled":
+                raise RunCancelled("the training was withdrawn; its last checkpoint is kept")
             worker.log_event(PROGRESS_TOPIC, event)
 
     return report

@@ -33,17 +33,20 @@ class Checkpoints:
     folder : Path
         Of this training alone; on storage that all ranks see.
     every_s : float
-        Seconds from one to the next, at least.
+        Seconds from one to the next, at least; on slow storage more, so that saving takes a few percent of the time.
+        0 saves after every step.
     """
 
     folder: Path
     every_s: float = 60.0
     _saved: float = field(default_factory=time.monotonic)
+    _took_s: float = 0.0
 
     @property
     def due(self) -> bool:
         """Whether it is time for the next."""
-        return time.monotonic() - self._saved >= self.every_s
+        wait = max(self.every_s, 30 * self._took_s) if self.every_s else 0.0
+        return time.monotonic() - self._saved >= wait
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Replace the checkpoint.
@@ -56,6 +59,7 @@ class Checkpoints:
         """
         from safetensors.torch import save_file
 
+        began = time.monotonic()
         name = f"step-{facts['leg']}-{facts['stage']}-{facts['step']:08d}.safetensors"
         plain = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
         with local_file(self.folder / name) as file:
@@ -67,6 +71,7 @@ class Checkpoints:
             if path.name not in (name, _INDEX):
                 remove(path)
         self._saved = time.monotonic()
+        self._took_s = self._saved - began
 
     def load(self, course: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The checkpoint, or None where there is none that is whole.
