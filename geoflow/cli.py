@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from geoflow.cli_accuracy import app as accuracy_app
+from geoflow.cli_audit import audit
 from geoflow.cli_bigearthnet import app as bigearthnet_app
 from geoflow.cli_doctor import doctor
 from geoflow.cli_labels import app as labels_app
@@ -52,6 +53,7 @@ app.add_typer(labels_app, name="labels")
 app.add_typer(bigearthnet_app, name="bigearthnet")
 app.add_typer(models_app, name="models")
 app.add_typer(weights_app, name="weights")
+app.command("audit")(audit)
 app.command("search")(search)
 app.command("verify")(verify)
 app.command("doctor")(doctor)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from geoflow.cli_options import values_of
 from geoflow.errors import GeoflowError
 
 app = typer.Typer(
@@ -86,7 +87,7 @@ def leakage(
     from geoflow.jobs.leakage import leakage_report
 
     console = Console(soft_wrap=True)
-    found = leakage_report(out, window, block, share, repeats, _options(option or []), console.print)
+    found = leakage_report(out, window, block, share, repeats, values_of(option or []), console.print)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in ("Agreement with labels not seen", "Random", "Blocked", "Leakage", "Standard error"):
         table.add_column(name)
@@ -106,12 +107,3 @@ def leakage(
             to.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         except OSError as problem:
             raise GeoflowError(f"--json {to} cannot be written: {problem.strerror}") from None
-
-
-def _options(settings: list[str]) -> dict[str, Any]:
-    import yaml
-
-    pairs = [setting.partition("=") for setting in settings]
-    if wrong := [key + equals + value for key, equals, value in pairs if not (key and equals)]:
-        raise GeoflowError(f"--option {wrong[0]!r}: write KEY=VALUE, for example steps=20")
-    return {key: yaml.safe_load(value) for key, _, value in pairs}

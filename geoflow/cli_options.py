@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from geoflow.errors import GeoflowError
 
 if TYPE_CHECKING:
     from geoflow.jobs.patience import Patience
@@ -57,6 +59,16 @@ def patience_of(retries: int, task_timeout: float | None) -> Patience:
     from geoflow.jobs.patience import Patience
 
     return Patience(retries=retries, task_s=task_timeout)
+
+
+def values_of(settings: list[str]) -> dict[str, Any]:
+    """``--option KEY=VALUE`` as values, each read as YAML."""
+    import yaml
+
+    pairs = [setting.partition("=") for setting in settings]
+    if wrong := [key + equals + value for key, equals, value in pairs if not (key and equals)]:
+        raise GeoflowError(f"--option {wrong[0]!r}: write KEY=VALUE, for example steps=20")
+    return {key: yaml.safe_load(value) for key, _, value in pairs}
 
 
 def end_on_termination() -> None:

@@ -34,10 +34,9 @@ def source_of(
     LabelError
         If the store lacks a band or the split, or no patch's labels are known, or none is to be learned from.
     """
-    from geoflow.learning.patchstream import PatchSource, random_parts
+    from geoflow.learning.patchstream import random_parts
 
     store = complete_store(path)
-    read = store.pixels(bands)
     labels = store.facts(f"label_{scheme}")
     known = (store.facts("valid") == 1) & ~(labels == UNKNOWN).any(axis=1)
     if not known.any():
@@ -52,9 +51,23 @@ def source_of(
         raise LabelError(f"split {name!r} of {path} has no patch to learn from")
     if not len(held):
         train, held = random_parts(train, options.validation, options.seed)
+    return source_from(store, bands, labels == 1, train, held)
+
+
+def source_from(
+    store: PatchStore, bands: Sequence[str], labels: NDArray[np.bool_], train: NDArray[np.intp], held: NDArray[np.intp]
+) -> PatchSource:
+    """Some patches of a store to learn from and others to measure on (ascending places), with labels of any origin.
+
+    Raises
+    ------
+    LabelError
+        If the store lacks a band.
+    """
+    from geoflow.learning.patchstream import PatchSource
+
     shape = (len(bands), *store.patch_shape)
-    statistics = _statistics(store, bands, train)
-    return PatchSource(read, store.chunk, shape, labels == 1, train, held, statistics)
+    return PatchSource(store.pixels(bands), store.chunk, shape, labels, train, held, _statistics(store, bands, train))
 
 
 def _statistics(

@@ -166,7 +166,7 @@ class ResolvedJob:
         from geoflow.learning.options import ClassifierOptions
 
         options = self.section("classifier").options
-        return _options(ClassifierOptions, "classifier.options", {"seed": self.job.seed, **options})
+        return options_of(ClassifierOptions, "classifier.options", {"seed": self.job.seed, **options})
 
     @cached_property
     def segmenter_options(self) -> Any:
@@ -176,7 +176,7 @@ class ResolvedJob:
         options = {"seed": self.job.seed, **self.section("train").options}
         if self.job.classifier is not None:
             options.setdefault("encoder", self.classifier_options.encoder)
-        return _options(SegmenterOptions, "train.options", options)
+        return options_of(SegmenterOptions, "train.options", options)
 
     @property
     def model_folder(self) -> Path:
@@ -217,7 +217,7 @@ class ResolvedJob:
         return section
 
 
-def _options(kind: type, key: str, values: dict[str, Any]) -> Any:
+def options_of(kind: type, key: str, values: dict[str, Any]) -> Any:
     """Options of a room from the job's plain values, with unknown names and wrong types refused."""
     from pydantic import TypeAdapter, ValidationError
 
