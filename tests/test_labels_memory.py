@@ -79,8 +79,8 @@ def peak_mb(path: Path, count: int) -> float:
     ("suffix", "options"),
     [
         (".gpkg", {}),
-        (".parquet", {}),
-        (".parquet", {"row_group_size": 10_000, "write_covering_bbox": True}),
+        pytest.param(".parquet", {}, marks=pytest.mark.slow),
+        pytest.param(".parquet", {"row_group_size": 10_000, "write_covering_bbox": True}, marks=pytest.mark.slow),
     ],
     ids=["GeoPackage", "GeoParquet of one row group", "GeoParquet with a covering"],
 )

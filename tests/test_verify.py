@@ -34,9 +34,9 @@ def copy(finished: tuple[Path, Path], tmp_path: Path) -> Path:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """What belongs to the result, by name; not the records of single runs."""
+    """What belongs to the result, by name; not the records and logs of single runs."""
     found = {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
-    return {name: content for name, content in found.items() if not name.startswith("runs/")}
+    return {name: content for name, content in found.items() if not name.startswith(("runs/", "logs/"))}
 
 
 def tasks_of_files(out: Path) -> dict[str, tuple[str, str]]:

@@ -167,11 +167,20 @@ def test_pairs_are_those_of_the_store(finished, tmp_path):
 
 def test_the_commands(finished, tmp_path):
     _, out = finished
-    target, report = tmp_path / "w.zarr", tmp_path / "leakage.json"
+    target = tmp_path / "w.zarr"
     done = labels("windows", out, target, "--window", "60", "--labelled", "0.5", "--split", "random", "--count", "30")
     assert done.returncode == 0, done.stderr
     assert "30 windows" in done.stdout
     assert sorted(zarr.open_group(target, mode="r")["part"][:].tolist()) == [TRAIN] * 21 + [VALIDATION] * 3 + [TEST] * 6
+    wrong = labels("leakage", out, "--window", "64", "--block", "100")
+    assert wrong.returncode == 2
+    assert "must be a multiple of windows of 64 px" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_the_command_that_measures_leakage(finished, tmp_path):
+    _, out = finished
+    report = tmp_path / "leakage.json"
     few = [f"{key}={value}" for key, value in (("steps", 2), ("context_steps", 3), ("decoder_channels", [8] * 5))]
     options = [word for pair in few for word in ("--option", pair)]
     done = labels("leakage", out, "--window", "64", "--block", "128", "--repeats", "1", "--json", report, *options)
@@ -183,9 +192,6 @@ def test_the_commands(finished, tmp_path):
             assert found["leakage"][level][name] == pytest.approx(expected, abs=2e-4)
             assert 0 < found["random"][level][name] <= 1
     assert found["leakage"]["level1"]["overall_error"] is None
-    wrong = labels("leakage", out, "--window", "64", "--block", "100")
-    assert wrong.returncode == 2
-    assert "must be a multiple of windows of 64 px" in wrong.stderr
 
 
 def test_leakage_refuses_what_it_cannot_measure(finished):
