@@ -12,6 +12,7 @@ from geoflow.cli_accuracy import app as accuracy_app
 from geoflow.cli_audit import audit
 from geoflow.cli_bigearthnet import app as bigearthnet_app
 from geoflow.cli_doctor import doctor
+from geoflow.cli_evaluate import evaluate
 from geoflow.cli_labels import app as labels_app
 from geoflow.cli_models import ensemble, models_app, weights_app
 from geoflow.cli_options import (
@@ -120,27 +121,7 @@ def plan(
 
 
 add_run_commands(app)
-
-
-@app.command()
-def evaluate(
-    out: Made,
-    truth: Annotated[
-        list[str], typer.Option("--truth", metavar="EPOCH=FILE", help="Raster or vector of true class codes.")
-    ],
-) -> None:
-    """Compare the maps of a finished run with a truth.
-
-    Example: geoflow evaluate out/quickstart --truth 2018=out/sample/truth/landcover_2018.tif
-    """
-    from geoflow.jobs.evaluate import evaluate_run
-    from geoflow.jobs.tables import print_accuracy
-
-    pairs = [pair.partition("=") for pair in truth]
-    if wrong := [epoch + equals + path for epoch, equals, path in pairs if not (epoch and path)]:
-        raise GeoflowError(f"--truth {wrong[0]!r}: write EPOCH=FILE, for example 2018=truth.tif")
-    found = evaluate_run(out, {epoch: Path(path) for epoch, _, path in pairs})
-    print_accuracy(_console(), found)
+app.command("evaluate")(evaluate)
 
 
 @app.command()

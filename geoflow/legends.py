@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -262,6 +262,22 @@ class Legend:
         self.codes(level)
         table = {code: self.ancestor(code, level) for code in self.codes()}
         return translate(codes, {**table, **dict.fromkeys(self.nodata_codes, 0)}, self.dtype(level), self.name)
+
+    def only(self, level: int) -> Legend:
+        """The classes of one level as a flat legend of their own: what a net of one level learns.
+
+        Raises
+        ------
+        LegendError
+            If the legend has no such level.
+        """
+        classes = tuple(replace(self._class(code), parent=None) for code in self.codes(level))
+
+        def up(table: Mapping[int, int]) -> dict[int, int]:
+            return {key: code and self.ancestor(code, level) for key, code in table.items()}
+
+        name = f"{self.name}-level{level}"
+        return Legend(name, classes, self.nodata_codes, up(self.grid_codes), up(self.clc_codes))
 
     def dtype(self, level: int) -> np.dtype[Any]:
         """The smallest unsigned type for the codes of a level that leaves its largest value free: uint8 or uint16."""

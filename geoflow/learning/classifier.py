@@ -16,6 +16,7 @@ from torch import nn
 from geoflow import nets
 from geoflow.errors import LabelError
 from geoflow.inputs import InputSpec
+from geoflow.learning.calibrate import calibrate_labels
 from geoflow.learning.checkpoint import course_of
 from geoflow.learning.lanes import Lanes, prefetched
 from geoflow.learning.loop import (
@@ -153,7 +154,8 @@ def fit_patches(
         0,
         record,
     )
-    return TrainedModel(card, plain_state(net))
+    trained = TrainedModel(card, plain_state(net))
+    return calibrate_labels(trained, logits, data.labels[source.held]) if options.calibrate else trained
 
 
 @dataclass

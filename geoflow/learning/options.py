@@ -102,6 +102,9 @@ class ClassifierOptions:
         With ``keep: best``, training ends after so many validations in a row without a gain; 0 never ends it early.
     memory_mb : int
         For pixels of patches. Where not all fit, half of it is shuffled while the other half is read.
+    calibrate : bool
+        Whether to fit a temperature on the validation patches, so that probabilities are what they say; see
+        [paper.md](paper.md#calibration).
     """
 
     encoder: str = "resnet50"
@@ -127,6 +130,7 @@ class ClassifierOptions:
     keep: Literal["last", "best"] = "last"
     patience: int = 0
     memory_mb: int = 1024
+    calibrate: bool = False
 
     def __post_init__(self) -> None:
         _check_name("loss", self.loss, ClassifierLoss)
@@ -217,6 +221,9 @@ class SegmenterOptions:
         ``memory_mb`` bounds the imagery held while drawing windows.
     weights, weights_bands, weights_pickle
         See `ClassifierOptions`; used where there is no classifier to start from.
+    calibrate : bool
+        Whether to fit a temperature on a tenth of the blocks, which are set aside from training for it; see
+        [paper.md](paper.md#calibration).
     """
 
     architecture: str = "context-unet"
@@ -268,6 +275,7 @@ class SegmenterOptions:
     weights: str | None = None
     weights_bands: tuple[str, ...] = RGB
     weights_pickle: bool = False
+    calibrate: bool = False
 
     def __post_init__(self) -> None:
         _check_common(self)

@@ -15,6 +15,7 @@ from torch import nn
 from geoflow import nets
 from geoflow.errors import LabelError, ModelError
 from geoflow.inputs import InputSpec, channel_statistics
+from geoflow.learning.calibrate import Aside, calibrate_pixels
 from geoflow.learning.checkpoint import course_of
 from geoflow.learning.lanes import Lanes
 from geoflow.learning.loop import (
@@ -89,6 +90,13 @@ def fit_segmenter(
         If there is nothing to learn from, the shapes differ, or distances to borders are needed and not given.
     """
     options = options or SegmenterOptions()
+    if options.calibrate and not isinstance(held_out, Aside):
+        aside = Aside.beside(held_out, options.seed)
+        trained = fit_segmenter(
+            reflectance, labels, legend, bands, periods, options, setting,
+            encoder=encoder, held_out=aside, border_m=border_m,
+        )  # fmt: skip
+        return calibrate_pixels(trained, reflectance, labels, aside)
     if encoder is not None and encoder.card.encoder != options.encoder:
         raise ModelError(
             f"the classifier has encoder {encoder.card.encoder!r}, the segmenter {options.encoder!r}: use one"
