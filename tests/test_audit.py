@@ -26,9 +26,11 @@ from geoflow.jobs.auditrun import audit_source
 from geoflow.jobs.console import QuietConsole
 from geoflow.jobs.manymodels import Lesson, answers_of, run_models
 from geoflow.jobs.patchingest import ingest_patches
+from geoflow.jobs.pixelaudit import GROUP, PixelOptions, audit_pixels
 from geoflow.labels.patchlabels import scheme_codes
 from geoflow.labels.patchplan import PatchOptions
 from geoflow.learning import audit as kernels
+from geoflow.store.zarr import open_for_writing
 
 BANDS = ("B02", "B03", "B04", "B08")
 TINY = {"encoder": "tu-mobilenetv3_small_050", "head_epochs": 0, "epochs": 1, "batch": 8}
@@ -398,3 +400,41 @@ def test_the_command_says_what_was_found(audited, patches, truth):
     done = CliRunner().invoke(app, ["audit", str(patches), *options, *settings, "--cluster", "no such cluster"])
     assert done.exit_code == 0, done.output
     assert "of 2 patches known to be wrong 100% are in the worst tenth" in done.output
+
+
+# --- minutes long ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2018, 7])
+def test_wrong_patches_of_the_sample_are_in_the_worst_tenth(seed, tmp_path):
+    from geoflow.sample.parallel import Workshop, default_workers
+    from geoflow.sample.patches import write_patches
+
+    write_patches(tmp_path, 320, seed, Workshop(tmp_path, default_workers(), lambda *news: None))
+    flags = tuple(sorted((tmp_path / "bigearthnet-lists").glob("*.csv")))
+    bands = ("B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B11", "B12")
+    ingest_patches(tmp_path / "bigearthnet", tmp_path / "patches.zarr", PatchOptions(flags=flags, bands=bands))
+    known = read_truth(tmp_path / "truth/patches_wrong_labels.csv")
+    options = {"encoder": "resnet18", "head_epochs": 0, "epochs": 6}
+    (summary,) = audit_source(tmp_path / "patches.zarr", changed=options, truth=known).values()
+    assert summary["truth"]["wrong"] >= 9
+    assert summary["truth"]["in_worst_tenth"] >= 0.8
+
+
+@pytest.mark.slow
+def test_labels_of_pixels_are_held_to_maps_made_without_them(finished, tmp_path):
+    _, out = finished
+    options = PixelOptions(folds=2, block_px=128, confidence=0.5, min_ha=0.1)
+    tiny = {"context_steps": 5, "decoder_steps": 0, "steps": 2}
+    summary = audit_pixels(out, tmp_path, options, tiny, "threads")
+    found = open_for_writing(tmp_path / "pixels.zarr").dataset(GROUP, dask=False)
+    labels = open_for_writing(out / "country.zarr").dataset("labels/clc2018", dask=False)["level3"].values
+    doubted = found["doubt"].values == kernels.DOUBTED
+    np.testing.assert_array_equal(found["given"].values[doubted], labels[doubted])
+    assert (found["suggested"].values[doubted] != labels[doubted]).all()
+    assert summary["doubted_px"] == doubted.sum() > 0
+    assert summary["judged_px"] == (found["loss"].values != kernels.LOSS_NODATA).sum()
+    areas = gpd.read_parquet(tmp_path / "areas.parquet")
+    assert areas["rank"].tolist() == list(range(1, len(areas) + 1))
+    assert areas["area_ha"].min() >= 0.1
