@@ -222,7 +222,8 @@ class Loop:
             loss, save = steps.take(drawn)
             if not math.isfinite(loss):
                 raise ModelError(f"training diverged: the loss of {stage.name}, step {step}, is {loss}; lower lr")
-            news = self._news(stage, step, loss, clock, steps.lr)
+            news = {"stage": stage.name, "step": step, "steps": stage.steps, "loss": loss, "lr": steps.lr}
+            news |= {"samples_per_s": clock.rate * self.setting.ranks.size, "waiting": clock.waiting}
             ended = self._validated(step, stage, news)
             if self.setting.progress is not None and self.setting.ranks.leads:
                 self.setting.progress(news)
@@ -231,11 +232,6 @@ class Loop:
             if ended:
                 return False
         return True
-
-    @staticmethod
-    def _news(stage: Stage, step: int, loss: float, clock: _Clock, lr: float) -> dict[str, Any]:
-        news = {"stage": stage.name, "step": step, "steps": stage.steps, "loss": loss, "lr": lr}
-        return news | {"samples_per_s": clock.rate, "waiting": clock.waiting}
 
     def _validated(self, step: int, stage: Stage, news: dict[str, Any]) -> bool:
         """Judge the net where it is time to; whether training should end."""
