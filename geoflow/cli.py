@@ -14,7 +14,7 @@ from geoflow.cli_bigearthnet import app as bigearthnet_app
 from geoflow.cli_doctor import doctor
 from geoflow.cli_evaluate import evaluate
 from geoflow.cli_labels import app as labels_app
-from geoflow.cli_models import ensemble, models_app, weights_app
+from geoflow.cli_models import ensemble, learning_rates, models_app, weights_app
 from geoflow.cli_options import (
     JobFile,
     Limit,
@@ -55,6 +55,7 @@ app.add_typer(bigearthnet_app, name="bigearthnet")
 app.add_typer(models_app, name="models")
 app.add_typer(weights_app, name="weights")
 app.command("audit")(audit)
+app.command("lr")(learning_rates)
 app.command("search")(search)
 app.command("verify")(verify)
 app.command("doctor")(doctor)

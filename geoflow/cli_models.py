@@ -1,4 +1,4 @@
-"""``geoflow ensemble``: several trained models as one; ``geoflow models``, ``geoflow weights``."""
+"""``geoflow ensemble``, ``geoflow lr``, ``geoflow models``, ``geoflow weights``: what there is to do with nets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from geoflow.cli_options import Made, values_of
 
 
 def ensemble(
@@ -29,6 +31,45 @@ def ensemble(
     joined = join(models, flips)
     sha256 = save_model(to, joined)
     Console(soft_wrap=True).print(f"{len(models)} models joined in [bold]{to}[/], model {sha256[:12]}")
+
+
+def learning_rates(
+    out: Made,
+    stage: Annotated[str, typer.Option(help="classifier or train, as in the job.")] = "train",
+    low: Annotated[float, typer.Option(min=1e-12, help="The first rate.")] = 1e-6,
+    high: Annotated[float, typer.Option(help="The last rate.")] = 1.0,
+    steps: Annotated[int, typer.Option(min=10, help="How many rates.")] = 60,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A training option in place of the job's.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves here, as PNG.")] = None,
+    to: Annotated[Path | None, typer.Option("--json", help="Write the curves here, as JSON.")] = None,
+) -> None:
+    """Find learning rates: the loss of a net as its rate rises, for every stage of its training.
+
+    Example: geoflow lr out/quickstart --stage train --plot rates.png
+    """
+    import json
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from geoflow.jobs.rates import plot_rates, rates_of
+    from geoflow.places import write_bytes
+
+    console = Console(soft_wrap=True)
+    with console.status("trying rates ..."):
+        found = rates_of(out, stage, low, high, steps, values_of(option or []))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in ("Stage", "Option", "Suggested", "Now", "Lowest loss at"):
+        table.add_column(name)
+    for sweep in found:
+        table.add_row(sweep.stage, sweep.option, f"{sweep.suggested:.1e}", f"{sweep.now:.1e}", f"{sweep.best:.1e}")
+    console.print(table)
+    if to is not None:
+        write_bytes(to, (json.dumps([sweep.to_dict() for sweep in found], indent=1) + "\n").encode())
+    if plot is not None:
+        plot_rates(found, plot)
 
 
 models_app = typer.Typer(

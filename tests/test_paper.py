@@ -133,8 +133,9 @@ def test_the_report_is_written_whole(own, figures):
         shares = [float(v) for k, v in row.items() if k not in ("Code", "Class", "Pixels") and v]
         assert sum(shares) == pytest.approx(1 if int(row["Pixels"]) else 0, abs=1e-4)
     with (folder / "table4.csv").open() as file:
-        forests = next(row for row in csv.DictReader(file) if row["Code"] == "3")
-    assert forests["paper: F1"] == "0.95"
+        printed = {row["Code"]: row["paper: F1"] for row in csv.DictReader(file)}
+    assert printed
+    assert printed.items() <= {"1": "0.77", "2": "0.94", "3": "0.95", "4": "0.58", "5": "0.93"}.items()
     paperreport.write_paper(figures, own)
     assert page.read_text() == text
 
@@ -157,6 +158,7 @@ def test_what_cannot_be_evaluated_is_refused(own, tmp_path):
         assert told in str(failed.exception)
 
 
+@pytest.mark.slow
 def test_one_net_over_all_levels_beside_one_for_each(own):
     """Nets of one level are flat, start from the classifier of their level, and are trained once."""
     changed = {"context_steps": 2, "steps": 1, "batch": 2}

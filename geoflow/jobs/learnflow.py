@@ -22,7 +22,7 @@ from geoflow.jobs.patchingest import ChunkWork, complete
 from geoflow.jobs.resolved import ResolvedJob
 from geoflow.jobs.scenes import identity
 from geoflow.jobs.tasks import Task
-from geoflow.jobs.trainwork import ClassifierWork, TrainWork
+from geoflow.jobs.trainwork import ClassifierWork, Training, TrainWork
 from geoflow.labels.patchdata import complete_store
 from geoflow.labels.patchplan import PatchOptions, PatchPlan, plan_patches
 from geoflow.labels.patchstore import create_store, read_store, store_id
@@ -243,6 +243,12 @@ class LearningFlow(ResolvedJob):
         places = self._training_places("classifier", "classifier", parts)
         doing = ClassifierWork(*places, self.patch_store, bands, section.labels, section.split, options)
         return [dataclasses.replace(self._task("classifier", "classifier", parts, doing), lanes=doing.lanes)]
+
+    def training(self, stage: str) -> Training:
+        """The work of the stage ``classifier`` or ``train``."""
+        tasks = self._classifier_tasks if stage == "classifier" else self._train_tasks
+        work: Training = tasks[0].work  # type: ignore[assignment]
+        return work
 
     def _training_places(self, stage: str, target: str, parts: list[Any]) -> tuple[Path, Path, Path]:
         """The model folder, the folder of its checkpoints, of this very training alone, and that of its log."""

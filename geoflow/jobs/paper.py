@@ -21,6 +21,7 @@ from geoflow.jobs.evaluate import read_summary
 from geoflow.jobs.flow import Flow
 from geoflow.jobs.jobfile import parse_job
 from geoflow.jobs.papermodels import ALL, Pair, patch_legend, patches_of, train_pairs, with_options
+from geoflow.jobs.work import area_mask
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -331,7 +332,7 @@ def segmentation(flow: Flow, models: Mapping[int, LoadedModel], stored: bool) ->
     pixels = nested = 0
     for tile in flow.tiles:
         true = labels.isel(tile.region).values
-        where = true != 0
+        where = (true != 0) & area_mask(flow.border, str(flow.area.crs), tile)  # as the maps of a run end there
         if _holds_out(flow):
             where &= flow.held_out.mask(flow.grid.shape, tile.y, tile.x)
         if not where.any():

@@ -22,10 +22,11 @@ from geoflow.jobs.outcome import Outcome
 from geoflow.jobs.patience import Patience, Watch
 from geoflow.jobs.runner import run_tasks, scheduler_address
 from geoflow.jobs.tasks import Done, Ended, Failure, Task, failure_of, perform
-from geoflow.learning.ranks import Meeting, Ranks, join
 
 if TYPE_CHECKING:
     from distributed import Client, Future
+
+    from geoflow.learning.ranks import Meeting, Ranks
 
 TOPIC = "geoflow-ranks"
 """Dask topic on which ranks say that they begin, and how they ended."""
@@ -192,6 +193,8 @@ class _Attempt:
                 self._client.unsubscribe_topic(TOPIC)
 
     def _start(self) -> None:
+        from geoflow.learning.ranks import Meeting
+
         first = self._seats[0]
         port = self._client.submit(_free_port, workers=[first.worker], allow_other_workers=False, pure=False)
         meeting = Meeting(first.host, port.result(timeout=60), len(self._seats))
@@ -274,6 +277,7 @@ def _on_rank(task: Task, folder: Path, key: str, meeting: Meeting, rank: int, be
     from distributed import get_worker
     from distributed.comm.addressing import get_address_host
 
+    from geoflow.learning.ranks import join
     from geoflow.nets import best_compute
 
     worker = get_worker()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from geoflow.errors import ModelError
 from geoflow.learning.checkpoint import Checkpoints, random_state, restore_random
 from geoflow.learning.ranks import Ranks
 from geoflow.nets import Compute, ContextUnet
+
+if TYPE_CHECKING:
+    from geoflow.learning.lrfinder import Finder
 
 Progress = Callable[[dict[str, Any]], None]
 """Called after every step with ``stage``, ``step``, ``steps``, ``loss``, ``samples_per_s``, ``waiting`` (share of the
@@ -113,11 +116,14 @@ class Setting:
     checkpoints : Checkpoints, optional
         Where to save the state from time to time, and to go on from. None trains from the start to the end.
     progress : callable, optional
+    finder : Finder, optional
+        Tries learning rates in place of training, which ends with `Found`.
     """
 
     ranks: Ranks = field(default_factory=Ranks)
     checkpoints: Checkpoints | None = None
     progress: Progress | None = None
+    finder: Finder | None = None
 
 
 @dataclass
@@ -184,6 +190,8 @@ class Loop:
             If the loss is no longer a number, or the checkpoint is of another training.
         """
         self.setting.ranks.share_layers(self.net)
+        if self.setting.finder is not None:
+            self.setting.finder.run(self, legs)
         found = None if self.setting.checkpoints is None else self.setting.checkpoints.load(self.course)
         tensors, facts = found or ({}, {"leg": 0, "stage": 0, "step": 0, "position": None})
         if found:
@@ -209,12 +217,9 @@ class Loop:
     ) -> bool:
         if stage.steps == 0:
             return True
-        self.net.train()
-        if isinstance(self.net, ContextUnet):
-            self.net.shallow = stage.shallow
         if stage.average > 0 and self.average is None:
             self.average = WeightAverage(self.net, stage.average)
-        steps = _Steps(self, stage)
+        steps = self.steps_of(stage)
         first = 0 if begun is None else steps.restore(*begun)
         clock = _Clock()
         for step in range(first + 1, stage.steps + 1):
@@ -232,6 +237,13 @@ class Loop:
             if ended:
                 return False
         return True
+
+    def steps_of(self, stage: Stage) -> _Steps:
+        """What takes the steps of a stage, with the net made ready for it."""
+        self.net.train()
+        if isinstance(self.net, ContextUnet):
+            self.net.shallow = stage.shallow
+        return _Steps(self, stage)
 
     def _validated(self, step: int, stage: Stage, news: dict[str, Any]) -> bool:
         """Judge the net where it is time to; whether training should end."""
@@ -322,16 +334,24 @@ class _Steps:
         groups = self._groups(loop.net, stage)
         self._trained = [p for group in groups for p in group["params"]]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=loop.weight_decay)
-        peaks = [group["lr"] for group in groups]
+        self._peaks = [float(group["lr"]) for group in groups]
         total = max(2, stage.steps)
         # The scheduler divides by pct_start * total - 1.
         rise = 0.3 if total == 4 else 0.25
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimizer, peaks, total_steps=total, pct_start=rise)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer, self._peaks, total_steps=total, pct_start=rise
+        )
 
     @property
     def lr(self) -> float:
         """The learning rate of all but the encoder."""
         return float(self._optimizer.param_groups[0]["lr"])
+
+    def set_lr(self, lr: float) -> None:
+        """Another learning rate for the next step; the encoder's stays in proportion."""
+        first = self._peaks[0]
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = lr * peak / first
 
     def take(self, drawn: Sequence[Fed]) -> tuple[float, bool]:
         """One step: the loss over all ranks, and whether it is time for a checkpoint."""
