@@ -96,19 +96,22 @@ class LessonWork:
         from geoflow.jobs.trainwork import progress_reporter
         from geoflow.labels.patchdata import complete_store
         from geoflow.labels.patchlabels import scheme_codes, scheme_legend
+        from geoflow.learning.checkpoint import Checkpoints
         from geoflow.learning.classifier import fit_patches
         from geoflow.learning.loop import Setting
         from geoflow.learning.scoring import patch_logits
 
         lesson, codes = Lesson.load(self.lesson), scheme_codes(self.scheme)
         source = source_from(complete_store(self.patches), self.bands, lesson.labels, lesson.train, lesson.asked)
+        checkpoints = Checkpoints(self.target.parent / f"{self.target.stem}-{lesson.id[:16]}")
+        setting = Setting(checkpoints=checkpoints, progress=progress_reporter())
         with ONE_NET, share_of_cores(self.at_once):
-            legend = scheme_legend(self.scheme)
-            model = fit_patches(source, codes, legend, self.bands, self.options, Setting(progress=progress_reporter()))
+            model = fit_patches(source, codes, scheme_legend(self.scheme), self.bands, self.options, setting)
             logits = patch_logits(model, source, lesson.asked, memory_mb=self.options.memory_mb)
         found = np.full((len(lesson.asked), len(codes)), np.nan, np.float32)
         found[:, [codes.index(code) for code in model.card.codes]] = 1 / (1 + np.exp(-logits))
         save_array(self.target, found)
+        checkpoints.clear()
         facts = {"learned": len(lesson.train), "asked": len(lesson.asked), "classes": len(model.card.codes)}
         return Done(facts, (self.target,))
 

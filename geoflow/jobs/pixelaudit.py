@@ -15,12 +15,12 @@ import numpy as np
 
 from geoflow.errors import JobError
 from geoflow.jobs.console import Console
-from geoflow.jobs.manymodels import run_models, share_of_cores
+from geoflow.jobs.manymodels import ONE_NET, run_models, share_of_cores
 from geoflow.jobs.tasks import Done, Task
-from geoflow.jobs.trainwork import progress_reporter
+from geoflow.jobs.trainwork import TrainWork
 from geoflow.jobs.work import TileWork, computed, written
 from geoflow.learning.audit import DOUBTED, LOSS_NODATA, FoldBlocks, doubts
-from geoflow.places import entries, local_file, make_folder
+from geoflow.places import local_file, make_folder
 from geoflow.store.receipts import Receipts, digest, write_json
 from geoflow.store.zarr import Group, Store, Variable
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from geoflow.jobs.flow import Flow
     from geoflow.jobs.windows import Country
-    from geoflow.learning.options import SegmenterOptions
     from geoflow.legends import Legend
 
 GROUP, AREAS, SUMMARY = "labels/audit", "areas.parquet", "pixels.json"
@@ -67,45 +66,16 @@ class PixelOptions:
 
 
 @dataclass(frozen=True)
-class FoldWork:
-    """Composites and the labels of all blocks but one fold's to a segmenter."""
+class FoldWork(TrainWork):
+    """A segmenter that learns from all blocks but one fold's; ``at_once`` of them share a machine."""
 
-    country: Path
-    imagery: str
-    labels: str
-    legend: Legend
-    options: SegmenterOptions
-    held_out: FoldBlocks
-    encoder: Path | None
-    target: Path
     at_once: int = 1
 
     def __call__(self) -> Done:
-        from geoflow.jobs.manymodels import ONE_NET
-        from geoflow.learning.loop import Setting
-        from geoflow.learning.train import fit_segmenter
-        from geoflow.modelfile import load_model, save_model
-        from geoflow.store.zarr import open_for_writing
+        from geoflow.learning.ranks import Ranks
 
-        store = open_for_writing(self.country)
-        # Without Dask: the sampler reads in a thread of its own, and must not ask the cluster that waits for it.
-        reflectance = store.dataset(self.imagery, dask=False)["reflectance"]
-        labels = store.dataset(self.labels, dask=False)
         with ONE_NET, share_of_cores(self.at_once):
-            trained = fit_segmenter(
-                reflectance,
-                labels[f"level{self.legend.levels[-1]}"],
-                self.legend,
-                tuple(str(b) for b in reflectance["band"].values),
-                tuple(str(p) for p in reflectance["period"].values),
-                self.options,
-                Setting(progress=progress_reporter()),
-                encoder=None if self.encoder is None else load_model(self.encoder).trained,
-                held_out=self.held_out,
-                border_m=labels["border_m"] if self.options.border_m > 0 else None,
-            )
-        sha256 = save_model(self.target, trained)
-        return Done({"sha256": sha256, "classes": list(trained.card.codes)}, tuple(entries(self.target)[1]))
+            return self.on(Ranks(), self.at_once)
 
 
 @dataclass(frozen=True)
@@ -247,7 +217,11 @@ def _fold_tasks(country: Country, folder: Path, options: PixelOptions, changed: 
     tasks = []
     for fold in range(options.folds):
         held_out = FoldBlocks(options.block_px, seed=options.seed, folds=options.folds, fold=fold)
+        name = f"fold{fold}"
         doing = FoldWork(
+            folder / "models" / name,
+            folder / "scratch" / name,
+            folder / "logs" / name,
             flow.store_path,
             f"imagery/{labels.epoch}",
             f"labels/{labels.name}",
@@ -255,10 +229,9 @@ def _fold_tasks(country: Country, folder: Path, options: PixelOptions, changed: 
             dataclasses.replace(trained, seed=trained.seed + options.seed),
             held_out,
             encoder,
-            folder / "models" / f"fold{fold}",
         )
         parts = [made, asdict(doing.options), asdict(held_out), encoder is not None]
-        tasks.append(Task("folds", f"fold{fold}", digest("folds", VERSION, plain(parts)), doing, gpu=True))
+        tasks.append(Task("folds", name, digest("folds", VERSION, plain(parts)), doing, gpu=True))
     return tasks
 
 
