@@ -25,7 +25,7 @@ _PUBLIC = {
     "TransitionMatrix": ("geoflow.mapping.series", "TransitionMatrix"),
     "areas": ("geoflow.mapping.areas", "areas"),
     "change_patches": ("geoflow.mapping.changepatches", "change_patches"),
-    "ensemble": ("geoflow.ensemble", "ensemble"),
+    "ensemble": ("geoflow.ensembles", "ensemble"),
     "generalise": ("geoflow.mapping.generalise", "generalise"),
     "legend": ("geoflow.legends", "legend"),
     "load_catalog": ("geoflow.imagery", "load_catalog"),
@@ -76,7 +76,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from geoflow.ensemble import ensemble
+    from geoflow.ensembles import ensemble
     from geoflow.errors import GeoflowError
     from geoflow.grid import Grid
     from geoflow.imagery import load_catalog, load_cube, search

@@ -25,7 +25,7 @@ def ensemble(
     """
     from rich.console import Console
 
-    from geoflow.ensemble import ensemble as join
+    from geoflow.ensembles import ensemble as join
     from geoflow.modelfile import save_model
 
     joined = join(models, flips)

@@ -62,6 +62,7 @@ def test_every_python_block_runs(finished, tmp_path, monkeypatch, capsys):
     assert "DataTree" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_comparison_of_ways_to_find_change_runs(finished, tmp_path):
     """docs/change.md and docs/decisions/0004 show its table and its picture."""
     job, out = finished

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from geoflow import nets
 from geoflow.cli import app
-from geoflow.ensemble import ensemble
+from geoflow.ensembles import ensemble
 from geoflow.errors import ModelError
 from geoflow.inputs import NODATA, InputSpec
 from geoflow.legends import legend

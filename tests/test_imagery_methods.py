@@ -158,6 +158,7 @@ def test_identity_is_what_alters_pixels() -> None:
         options("p7x")
 
 
+@pytest.mark.slow
 def test_a_job_keeps_the_source_and_forgets_it_with_the_method(tiny_job: Callable[..., Path], tmp_path: Path) -> None:
     path = tiny_job("labels", "classifier", "train", "predict", "generalise", "change", "evaluate", "publish")
     changes = ["imagery.composite=best", "imagery.best_reach_m=300"]

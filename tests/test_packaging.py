@@ -87,3 +87,13 @@ def test_no_machine_paths_in_what_is_shipped():
         and homes.search((ROOT / name).read_text(encoding="utf-8"))
     ]
     assert found == []
+
+
+def test_no_module_has_the_name_of_something_public():
+    """Once it is imported, a submodule stands in the package under its own name, and hides what was there."""
+    import pkgutil
+
+    import geoflow
+
+    modules = {module.name for module in pkgutil.iter_modules(geoflow.__path__)}
+    assert not modules & set(geoflow.__all__)
