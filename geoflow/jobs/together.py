@@ -166,7 +166,10 @@ class _Attempt:
     def run(self) -> Ended:
         """How it ended: as the first rank did, or for what the others could not go on."""
         with self._listening():
-            self._start()
+            try:
+                self._start()
+            except Exception as error:  # noqa: BLE001  (a worker that is lost before it begins is lost like any other)
+                return Ended(failure=replace(failure_of(error), passing=True))
             while True:
                 self._take_in()
                 failures = {rank: e.failure for rank, e in self._ended.items() if e.failure is not None}
