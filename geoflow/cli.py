@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +28,7 @@ from geoflow.cli_options import (
     end_on_termination,
     patience_of,
 )
-from geoflow.cli_runs import add_run_commands
+from geoflow.cli_runs import RUN_COMMANDS, drive
 from geoflow.cli_search import search
 from geoflow.cli_verify import verify
 from geoflow.errors import GeoflowError, RunFailed
@@ -49,18 +50,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(accuracy_app, name="accuracy")
-app.add_typer(labels_app, name="labels")
-app.add_typer(bigearthnet_app, name="bigearthnet")
-app.add_typer(models_app, name="models")
-app.add_typer(weights_app, name="weights")
-app.command("audit")(audit)
-app.command("lr")(learning_rates)
-app.command("search")(search)
-app.command("verify")(verify)
-app.command("doctor")(doctor)
-app.command("ensemble")(ensemble)
-
 Refresh = Annotated[bool, typer.Option("--refresh", help="Search the catalog again, although the scenes are frozen.")]
 
 
@@ -70,7 +59,6 @@ def _console(stderr: bool = False) -> rich.console.Console:
     return Console(stderr=stderr, soft_wrap=True)
 
 
-@app.command()
 def run(
     job: JobFile,
     out: Out = None,
@@ -105,7 +93,6 @@ def run(
         raise RunFailed(f"{len(summary['failed'])} tasks failed; what is done is kept, run again to retry them")
 
 
-@app.command()
 def plan(
     job: JobFile, out: Out = None, settings: Settings = None, limit: Limit = None, refresh: Refresh = False
 ) -> None:
@@ -121,11 +108,6 @@ def plan(
     print_plan(console, planned)
 
 
-add_run_commands(app)
-app.command("evaluate")(evaluate)
-
-
-@app.command()
 def areas(
     out: Made,
     zones: Annotated[Path | None, typer.Option(help="Polygons, in any CRS; the whole country without.")] = None,
@@ -149,7 +131,6 @@ def areas(
     _console().print(f"Areas in [bold]{target}[/]: {counted}")
 
 
-@app.command()
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make it.", show_default=False)],
     size: Annotated[
@@ -167,12 +148,35 @@ def sample(
     console.print(f"Sample country in [bold]{folder}[/]: {len(manifest['files'])} files, size {size}, seed {seed}")
 
 
-@app.command()
 def version() -> None:
     """Print the version."""
     from geoflow import __version__
 
     typer.echo(f"geoflow {__version__}")
+
+
+_RUNS, _DATA, _NETS = "Run a job", "Data and labels", "Nets"
+_RESULTS, _HERE = "What came out", "This installation"
+
+_PANELS: dict[str, dict[str, Callable[..., None]]] = {
+    _RUNS: {"run": run, "plan": plan, **RUN_COMMANDS},
+    _RESULTS: {"evaluate": evaluate, "areas": areas, "verify": verify},
+    _DATA: {"search": search, "audit": audit, "sample": sample},
+    _NETS: {"lr": learning_rates, "ensemble": ensemble},
+    _HERE: {"doctor": doctor, "version": version},
+}
+for _panel, _commands in _PANELS.items():
+    for _name, _function in _commands.items():
+        app.command(_name, rich_help_panel=_panel)(_function)
+app.command("drive", hidden=True)(drive)
+for _panel, _name, _group in (
+    (_RESULTS, "accuracy", accuracy_app),
+    (_DATA, "labels", labels_app),
+    (_DATA, "bigearthnet", bigearthnet_app),
+    (_NETS, "models", models_app),
+    (_NETS, "weights", weights_app),
+):
+    app.add_typer(_group, name=_name, rich_help_panel=_panel)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -194,12 +195,12 @@ def drive(folder: Annotated[Path, typer.Argument(metavar="FOLDER")]) -> None:
         raise RunFailed(f"{len(summary['failed'])} tasks failed; what is done is kept, resume it to retry them")
 
 
-def add_run_commands(app: typer.Typer) -> None:
-    """Put these commands into the application."""
-    app.command("submit")(submit)
-    app.command("list")(list_runs)
-    app.command("status")(status)
-    app.command("logs")(logs)
-    app.command("cancel")(cancel)
-    app.command("resume")(resume)
-    app.command("drive", hidden=True)(drive)
+RUN_COMMANDS: dict[str, Callable[..., None]] = {
+    "submit": submit,
+    "list": list_runs,
+    "status": status,
+    "logs": logs,
+    "cancel": cancel,
+    "resume": resume,
+}
+"""The commands of submitted runs, by name; ``drive`` is what `submit` starts."""
