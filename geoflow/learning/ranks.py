@@ -209,10 +209,15 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(var * (total / max(1, total - 1)), share)
 
 
+_EPS = 1e-5
+
+
 def _moments_of_all(x: Tensor, count: int, ranks: Ranks) -> tuple[Tensor, Tensor, int]:
     """Mean and variance by channel over all ranks, and the number of values (Chan et al. 1979, pairwise update)."""
-    var, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
-    own = torch.cat([mean, var, mean.new_tensor([float(count)])])
+    # The kernel of batch norm measures several times as fast as a reduction over three dims of a channels-last tensor.
+    ones = torch.ones(x.shape[1], device=x.device)
+    _, mean, inverse = torch.native_batch_norm(x, ones, torch.zeros_like(ones), None, None, True, 0.0, _EPS)
+    own = torch.cat([mean, (inverse**-2 - _EPS).clamp_min(0), mean.new_tensor([float(count)])])
     parts = torch.stack(ranks.gather(own)).double()
     counts = parts[:, -1:]
     means, variances = parts[:, : x.shape[1]], parts[:, x.shape[1] : -1]

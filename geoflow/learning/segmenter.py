@@ -123,7 +123,8 @@ def fit_segmenter(
         compute = nets.best_compute()
         net = compute.place(net)
         training = _Training(net, windows, inputs, legend, compute, setting)
-        whole = training.run(course_of(asdict(options), inputs.to_dict(), classes, found.counts.tolist()))
+        start = None if encoder is None else encoder.card.to_dict()
+        whole = training.run(course_of(asdict(options), inputs.to_dict(), classes, found.counts.tolist(), start))
     shape = (int(labels.shape[-2]), int(labels.shape[-1]))
     record = {
         "options": asdict(options),
