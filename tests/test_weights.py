@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from geoflow import nets, weightsources
 from geoflow.cli import app
 from geoflow.errors import ModelError
+from geoflow.jobs.learnflow import trained_with
 from geoflow.learning.options import ClassifierOptions
 from geoflow.learning.train import fit_classifier
 from geoflow.legends import legend
@@ -205,3 +206,21 @@ def test_the_record_says_what_training_started_from(empty_caches: Path) -> None:
     model = fit_classifier(cube, labels, (112, 211), legend("corine"), BANDS, options)
     assert model.card.training["weights"]["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     assert str(empty_caches) not in str(model.card.training["weights"])
+
+
+def test_an_exchanged_file_is_another_training(empty_caches: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By path or by name: what is in the file is part of the identity of what starts from it."""
+    _, state = published(3)
+    file = empty_caches / "some.safetensors"
+    found = []
+    for number in (0, 1, 0):
+        save_file({**state, "conv1.weight": state["conv1.weight"] + number}, file)
+        found.append(trained_with(ClassifierOptions(encoder="resnet18", weights=str(file))))
+    assert found[0] != found[1]
+    assert found[0] == found[2]
+    monkeypatch.setattr(weightsources, "find_weights", lambda wanted, encoder, pickled: file)
+    assert (
+        trained_with(ClassifierOptions(encoder="resnet18", weights="imagenet-resnet18"))["weights"]
+        == found[2]["weights"]
+    )
+    assert trained_with(ClassifierOptions())["weights"] is None

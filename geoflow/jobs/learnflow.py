@@ -12,7 +12,7 @@ import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from geoflow.errors import JobError
 from geoflow.jobs import work
@@ -29,6 +29,9 @@ from geoflow.labels.patchstore import create_store, read_store, store_id
 from geoflow.places import is_remote, local_copy, place, remove_tree, stamp
 from geoflow.store.receipts import digest
 from geoflow.store.zarr import describe_grid
+
+if TYPE_CHECKING:
+    from geoflow.learning.options import ClassifierOptions, SegmenterOptions
 
 VERSIONS = {
     "imagery": 2,
@@ -239,7 +242,7 @@ class LearningFlow(ResolvedJob):
     @cached_property
     def _classifier_tasks(self) -> list[Task]:
         section, bands, options = self.section("classifier"), self.section("imagery").bands, self.classifier_options
-        parts = plain([self.patch_id, list(bands), section.labels, section.split, dataclasses.asdict(options)])
+        parts = plain([self.patch_id, list(bands), section.labels, section.split, trained_with(options)])
         places = self._training_places("classifier", "classifier", parts)
         doing = ClassifierWork(*places, self.patch_store, bands, section.labels, section.split, options)
         return [dataclasses.replace(self._task("classifier", "classifier", parts, doing), lanes=doing.lanes)]
@@ -262,7 +265,7 @@ class LearningFlow(ResolvedJob):
         label_ids = [t.id for t in self._label_tasks]
         encoder = self.out / "classifier" if self.job.classifier else None
         encoder_id = self._classifier_tasks[0].id if self.job.classifier else None
-        parts = [imagery_ids, label_ids, encoder_id, dataclasses.asdict(options), dataclasses.asdict(self.held_out)]
+        parts = [imagery_ids, label_ids, encoder_id, trained_with(options), dataclasses.asdict(self.held_out)]
         parts = plain(parts)
         doing = TrainWork(
             *self._training_places("train", "model", parts),
@@ -275,6 +278,16 @@ class LearningFlow(ResolvedJob):
             encoder,
         )
         return [dataclasses.replace(self._task("train", "model", parts, doing), lanes=doing.lanes)]
+
+
+def trained_with(options: ClassifierOptions | SegmenterOptions) -> dict[str, Any]:
+    """Options as they identify a training: weights that it starts from by what is in their file, not by its name."""
+    from geoflow.weightsources import find_weights
+
+    values = dataclasses.asdict(options)
+    if options.weights is not None:
+        values["weights"] = file_stamp(find_weights(options.weights, options.encoder, options.weights_pickle))
+    return values
 
 
 def plain(values: Any) -> Any:

@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,9 @@ def lesson_task(
     lesson: Lesson,
 ) -> Task:
     """The task of one model; its lesson is written to ``folder``, and so will be its answers (see `answers_of`)."""
-    lesson_file, plain = folder / "lessons" / f"{key}.npz", {**asdict(options), "weights": _stamp(options.weights)}
+    from geoflow.jobs.learnflow import trained_with
+
+    lesson_file, plain = folder / "lessons" / f"{key}.npz", trained_with(options)
     facts = {"patches": str(store.described["id"]), "bands": list(bands), "labels": scheme}
     parts = {**facts, "options of the classifier": plain, "lesson": lesson.id}
     because = {"version": digest(VERSION)[:12], **{name: digest(part)[:12] for name, part in parts.items()}}
@@ -140,13 +142,6 @@ def lesson_task(
 def answers_of(folder: Path, key: str) -> Path:
     """Where the probabilities of a model lie."""
     return folder / "answers" / f"{key}.npy"
-
-
-def _stamp(weights: str | None) -> Any:
-    from geoflow.jobs.learnflow import file_stamp
-    from geoflow.places import place
-
-    return None if weights is None else file_stamp(place(weights))
 
 
 def save_array(path: Path, values: NDArray[Any]) -> None:

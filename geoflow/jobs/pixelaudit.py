@@ -205,7 +205,7 @@ def audit_pixels(
 
 
 def _fold_tasks(country: Country, folder: Path, options: PixelOptions, changed: dict[str, Any]) -> list[Task]:
-    from geoflow.jobs.learnflow import plain
+    from geoflow.jobs.learnflow import plain, trained_with
     from geoflow.jobs.resolved import options_of
     from geoflow.learning.options import SegmenterOptions
 
@@ -230,7 +230,7 @@ def _fold_tasks(country: Country, folder: Path, options: PixelOptions, changed: 
             held_out,
             encoder,
         )
-        parts = [made, asdict(doing.options), asdict(held_out), encoder is not None]
+        parts = [made, trained_with(doing.options), asdict(held_out), encoder is not None]
         tasks.append(Task("folds", name, digest("folds", VERSION, plain(parts)), doing, gpu=True))
     return tasks
 
