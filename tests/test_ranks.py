@@ -380,6 +380,9 @@ class Alone(Training):
     def lanes(self) -> int:
         return 2
 
+    def train(self, setting: Setting) -> tuple[TrainedModel, dict[str, Any]]:
+        raise AssertionError("nothing is trained here")
+
     def on(self, ranks: Ranks, beside: int) -> Done:
         return Done({"ranks": ranks.size})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ PROGRESS_TOPIC = "geoflow-progress"
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(ABC):
     """What trainings have in common.
 
     Attributes
@@ -43,13 +44,13 @@ class Training:
     log: Path
 
     @property
+    @abstractmethod
     def lanes(self) -> int:
         """How many workers may do it together, at most; their number divides it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def train(self, setting: Setting) -> tuple[Any, dict[str, Any]]:
         """The trained model, and what its receipt says of it."""
-        raise NotImplementedError
 
     def __call__(self) -> Done:
         """Train on this worker alone."""
