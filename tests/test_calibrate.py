@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from geoflow.errors import LabelError, ModelError
-from geoflow.learning.calibrate import Aside, scaled
+from geoflow.learning.calibrate import scaled
+from geoflow.learning.samples import Aside
 from geoflow.learning.train import ClassifierOptions, HeldOut, SegmenterOptions, fit_classifier, fit_segmenter
 from geoflow.legends import legend
 from geoflow.modelfile import load_model, save_model

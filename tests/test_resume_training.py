@@ -148,10 +148,10 @@ def test_the_best_weights_are_kept() -> None:
 
 def test_what_is_set_aside_is_not_learned_from() -> None:
     """A class that only occurs in the blocks set aside is not learned; without them there is nothing to choose by."""
-    from geoflow.learning.validation import SetAside
+    from geoflow.learning.samples import Aside
 
-    aside = SetAside(HeldOut(32, 0.25, 1), 0.2, 1)
-    chosen = aside.chosen(LABELS.shape)
+    aside = Aside.beside(HeldOut(32, 0.25, 1), 1, 0.2)
+    chosen = aside.own_mask(LABELS.shape)
     assert chosen.any()
     assert not (chosen & HeldOut(32, 0.25, 1).mask(LABELS.shape)).any()
     marked = np.where(chosen, np.uint16(523), np.where(LABELS == 0, np.uint16(0), LABELS))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,84 +20,14 @@ from geoflow.errors import LabelError, ModelError
 from geoflow.inputs import NODATA
 from geoflow.learning.calibration import calibration
 from geoflow.learning.options import STRIDE_PX
-from geoflow.learning.samples import Block, HeldOut, read
+from geoflow.learning.samples import Aside, Block, read
 from geoflow.modelfile import TrainedModel
 from geoflow.nets import Compute
-
-SHARE = 0.1
-"""Share of the blocks that are set aside to fit a segmenter's temperature on."""
 
 MOST_BLOCKS, MOST_PIXELS = 256, 2**18
 """Blocks and pixels that it is fitted on at most: it is one number."""
 
 _TOLERANCE = 1e-3  # of logits, relative to the largest; float32 sums end within it
-
-
-@dataclass(frozen=True)
-class Aside(HeldOut):
-    """Blocks set aside from training to fit a temperature on, and with them those that are held out for good.
-
-    The temperature belongs to training: blocks that a map is judged by must not be fitted to. So these are drawn from
-    the others.
-
-    Parameters
-    ----------
-    block_px, share, seed
-        See `HeldOut`.
-    held_out : HeldOut, optional
-        With blocks of the same edge; those held out for good.
-    """
-
-    held_out: HeldOut | None = None
-
-    @classmethod
-    def beside(cls, held_out: HeldOut | None, seed: int) -> Aside:
-        """`SHARE` of the blocks, beside those that are held out."""
-        edge = HeldOut().block_px if held_out is None else held_out.block_px
-        return cls(edge, SHARE, seed + 1, held_out)
-
-    def own(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """The blocks set aside, dims (row, column); at least two.
-
-        Raises
-        ------
-        LabelError
-            If there are fewer than three that are not held out.
-        """
-        taken = self._for_good(shape)
-        free = np.flatnonzero(~taken)
-        if len(free) < 3:
-            raise LabelError(
-                f"calibrate: {len(free)} blocks of {self.block_px} px are not held out; three at least are needed, "
-                "two to calibrate on and one to learn from: hold out fewer or smaller blocks"
-            )
-        count = min(max(2, round(self.share * taken.size)), len(free) - 1)
-        found = np.zeros(taken.size, bool)
-        found[np.random.default_rng([self.seed, 7]).permutation(free)[:count]] = True
-        return found.reshape(taken.shape)
-
-    def _for_good(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        if self.held_out is not None:
-            return self.held_out.blocks(shape)
-        rows, cols = (-(-size // self.block_px) for size in shape)
-        return np.zeros((rows, cols), bool)
-
-    def blocks(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
-        """All blocks whose labels the net does not learn from."""
-        return self.own(shape) | self._for_good(shape)
-
-    def mask(self, shape: tuple[int, int], y: slice | None = None, x: slice | None = None) -> NDArray[np.bool_]:
-        """The same as pixels."""
-        blocks = self.blocks(shape)
-        rows, cols = (
-            np.arange(size)[slice(None) if part is None else part] // self.block_px
-            for size, part in zip(shape, (y, x), strict=True)
-        )
-        return blocks[np.ix_(rows, cols)]
-
-    def record(self, shape: tuple[int, int]) -> dict[str, Any] | None:  # type: ignore[override]
-        """Of the blocks that are held out for good: no more are independent of the net."""
-        return None if self.held_out is None else self.held_out.record(shape)
 
 
 def calibrate_labels(trained: TrainedModel, logits: NDArray[np.float32], truth: NDArray[np.bool_]) -> TrainedModel:

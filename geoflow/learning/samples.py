@@ -96,12 +96,86 @@ def held_out_mask(
     x: slice | None = None,
 ) -> NDArray[np.bool_]:
     """The held-out blocks as pixels: bool array, dims (y, x), of the whole grid or of the part ``y``, ``x``."""
-    blocks = held_out_blocks(shape, block_px, share, seed)
+    return _pixels(held_out_blocks(shape, block_px, share, seed), block_px, shape, y, x)
+
+
+def _pixels(
+    blocks: NDArray[np.bool_], block_px: int, shape: tuple[int, int], y: slice | None, x: slice | None
+) -> NDArray[np.bool_]:
     rows, cols = (
         np.arange(size)[slice(None) if part is None else part] // block_px
         for size, part in zip(shape, (y, x), strict=True)
     )
     return blocks[np.ix_(rows, cols)]
+
+
+ASIDE_SHARE = 0.1
+"""Share of the blocks that are set aside by default."""
+
+
+@dataclass(frozen=True)
+class Aside(HeldOut):
+    """Blocks set aside from training, to choose weights by or to fit a temperature on, and with them those held out.
+
+    Both belong to training: blocks that a map is judged by must not be fitted to. So these are drawn from the others.
+
+    Parameters
+    ----------
+    block_px, share, seed
+        See `HeldOut`.
+    held_out : HeldOut, optional
+        With blocks of the same edge; those held out for good, or set aside for something else.
+    """
+
+    held_out: HeldOut | None = None
+
+    @classmethod
+    def beside(cls, held_out: HeldOut | None, seed: int, share: float = ASIDE_SHARE) -> Aside:
+        """A share of the blocks, beside those that are held out."""
+        edge = HeldOut().block_px if held_out is None else held_out.block_px
+        return cls(edge, share, seed + 1, held_out)
+
+    def own(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """The blocks set aside, dims (row, column); at least two.
+
+        Raises
+        ------
+        LabelError
+            If there are fewer than three that are not held out.
+        """
+        taken = self._for_good(shape)
+        free = np.flatnonzero(~taken)
+        if len(free) < 3:
+            raise LabelError(
+                f"{len(free)} blocks of {self.block_px} px are not held out; three at least are needed, two to set "
+                "aside (calibrate, keep: best) and one to learn from: hold out fewer or smaller blocks"
+            )
+        count = min(max(2, round(self.share * taken.size)), len(free) - 1)
+        found = np.zeros(taken.size, bool)
+        found[np.random.default_rng([self.seed, 7]).permutation(free)[:count]] = True
+        return found.reshape(taken.shape)
+
+    def _for_good(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        if self.held_out is not None:
+            return self.held_out.blocks(shape)
+        rows, cols = (-(-size // self.block_px) for size in shape)
+        return np.zeros((rows, cols), bool)
+
+    def blocks(self, shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """All blocks whose labels the net does not learn from."""
+        return self.own(shape) | self._for_good(shape)
+
+    def mask(self, shape: tuple[int, int], y: slice | None = None, x: slice | None = None) -> NDArray[np.bool_]:
+        """The same as pixels."""
+        return _pixels(self.blocks(shape), self.block_px, shape, y, x)
+
+    def own_mask(self, shape: tuple[int, int], y: slice | None = None, x: slice | None = None) -> NDArray[np.bool_]:
+        """The blocks set aside, as pixels."""
+        return _pixels(self.own(shape), self.block_px, shape, y, x)
+
+    def record(self, shape: tuple[int, int]) -> dict[str, Any] | None:  # type: ignore[override]
+        """Of the blocks that are held out for good: no more are independent of the net."""
+        return None if self.held_out is None else self.held_out.record(shape)
 
 
 @dataclass(frozen=True)

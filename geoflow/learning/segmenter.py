@@ -15,7 +15,7 @@ from torch import nn
 from geoflow import nets
 from geoflow.errors import LabelError, ModelError
 from geoflow.inputs import InputSpec, channel_statistics
-from geoflow.learning.calibrate import Aside, calibrate_pixels
+from geoflow.learning.calibrate import calibrate_pixels
 from geoflow.learning.checkpoint import course_of
 from geoflow.learning.lanes import Lanes
 from geoflow.learning.loop import (
@@ -34,8 +34,8 @@ from geoflow.learning.losses import HierarchyLoss, class_weights
 from geoflow.learning.options import SegmenterOptions
 from geoflow.learning.ranks import Ranks
 from geoflow.learning.sampler import Sampler, SamplerOptions
-from geoflow.learning.samples import BLOCK_PX, IGNORE, HeldOut, Hidden, Survey, check_borders, survey
-from geoflow.learning.validation import SetAside, validation_sampler
+from geoflow.learning.samples import BLOCK_PX, IGNORE, Aside, HeldOut, Hidden, Survey, check_borders, survey
+from geoflow.learning.validation import validation_sampler
 from geoflow.legends import Legend
 from geoflow.modelfile import ModelCard, TrainedModel
 from geoflow.nets import Compute, ContextUnet
@@ -190,7 +190,7 @@ def _windows_of(
     lanes = Lanes.of_rank(options.lanes, ranks.rank, ranks.size)
     hidden: Hidden | None = held_out
     if options.keep == "best":
-        hidden = SetAside(held_out, options.validation_share, options.seed)
+        hidden = Aside.beside(held_out, options.seed, options.validation_share)
     unseen = border_m if options.border_m > 0 and options.border_weight == 0 else None
     known, edge_px = legend.codes(legend.levels[-1]), _block_px(reflectance, options)
     while True:
@@ -293,7 +293,7 @@ class _Training:
     def _validation(self) -> Validation | None:
         """Windows that nothing is learned from, the same in every validation; each rank judges its share of them."""
         windows, options, ranks = self.windows, self.windows.options, self.setting.ranks
-        if not isinstance(windows.hidden, SetAside):
+        if options.keep != "best" or not isinstance(windows.hidden, Aside):
             return None
         known, classes = self.legend.codes(self.legend.levels[-1]), windows.found.codes
         sampler = validation_sampler(windows.reflectance, windows.labels, windows.hidden, classes, known, options)
