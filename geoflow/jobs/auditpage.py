@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from geoflow.inputs import NODATA
 from geoflow.jobs.audit import PATCH_M, Audit, Truth
+from geoflow.jobs.pages import pages
 from geoflow.learning.audit import found_share
 from geoflow.legends import hex_colour
 from geoflow.places import local_file, write_bytes
@@ -194,15 +195,7 @@ def _against(audit: Audit, truth: Truth) -> dict[str, Any]:
 
 
 def _page(audit: Audit, table: gpd.GeoDataFrame, summary: Mapping[str, Any], worst: int) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("geoflow.jobs", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages()
     shown = np.argsort(audit.rank)[:worst]
     centres = table.geometry.iloc[: len(shown)].representative_point()
     chips = _chips(audit, shown)

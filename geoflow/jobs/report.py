@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from geoflow.jobs.pages import pages
 from geoflow.jobs.scenereport import coverage_rows, ledger_facts, shown_config
 from geoflow.legends import Legend, hex_colour
 from geoflow.places import write_bytes
@@ -102,15 +103,7 @@ def write_report(summary: Mapping[str, Any], figures: Mapping[str, Path], path: 
     legend : Legend
         Of the map, for names and colours.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("geoflow.jobs", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = pages()
     environment.filters |= {
         "percent": percent,
         "points": points,

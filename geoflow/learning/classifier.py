@@ -18,6 +18,7 @@ from geoflow.errors import LabelError
 from geoflow.inputs import InputSpec
 from geoflow.learning.calibrate import calibrate_labels
 from geoflow.learning.checkpoint import course_of
+from geoflow.learning.finalweights import plain_state, settle_norms
 from geoflow.learning.lanes import Lanes, prefetched
 from geoflow.learning.loop import (
     Fed,
@@ -27,8 +28,6 @@ from geoflow.learning.loop import (
     Setting,
     Stage,
     Validation,
-    plain_state,
-    settle_norms,
 )
 from geoflow.learning.losses import MultiLabelLoss
 from geoflow.learning.metrics import label_metrics

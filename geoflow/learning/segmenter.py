@@ -17,9 +17,9 @@ from geoflow.errors import LabelError, ModelError
 from geoflow.inputs import InputSpec, channel_statistics
 from geoflow.learning.calibrate import calibrate_pixels
 from geoflow.learning.checkpoint import course_of
+from geoflow.learning.finalweights import NORM_BATCHES, plain_state, settle_norms
 from geoflow.learning.lanes import Lanes
 from geoflow.learning.loop import (
-    NORM_BATCHES,
     Fed,
     Leg,
     Loop,
@@ -27,8 +27,6 @@ from geoflow.learning.loop import (
     Setting,
     Stage,
     Validation,
-    plain_state,
-    settle_norms,
 )
 from geoflow.learning.losses import HierarchyLoss, class_weights
 from geoflow.learning.options import SegmenterOptions
