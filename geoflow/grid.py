@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from affine import Affine
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import BoundingBox, Geometry
 
@@ -143,6 +144,16 @@ class Grid:
     def resolution_m(self) -> float:
         """Edge of a pixel in CRS units (metres for every projected CRS geoflow is used with)."""
         return float(self.geobox.transform.a)
+
+    def coarser(self, factor: int) -> Grid:
+        """The grid of the same corner with pixels ``factor`` times as wide and high, and sizes of tile and chunk kept.
+
+        Where ``factor`` does not divide the shape, the last row and column reach beyond the country.
+        """
+        height, width = self.shape
+        transform = self.geobox.transform * Affine.scale(factor)
+        geobox = GeoBox((-(-height // factor), -(-width // factor)), transform, self.geobox.crs)
+        return Grid(geobox, self.tile, self.chunk)
 
     @property
     def tile_counts(self) -> tuple[int, int]:

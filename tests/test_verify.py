@@ -192,11 +192,11 @@ def labels(tiny_job: Callable[..., Path], tmp_path: Path) -> tuple[gf.Job, Path]
 def test_a_run_verifies_what_it_made_and_reads_what_it_kept_no_more(labels):
     job, out = labels
     first = json.loads((out / "summary.json").read_text())["verified"]
-    assert first["tasks"] == 6
+    assert first["tasks"] == 6 + 4  # tiles, and those of three overviews
     assert first["kept"] == 0
     assert first["bytes"] > 0
     again = gf.run(job, out, cluster="threads")["verified"]
-    assert again == {"tasks": 0, "kept": 6, "files": 0, "bytes": 0}
+    assert again == {"tasks": 0, "kept": 10, "files": 0, "bytes": 0}
     assert verify_output(out, "threads").good
 
 
@@ -278,4 +278,4 @@ def test_the_command_tells_people_and_repairs(labels):
     assert "repaired 1" in mended.stdout
     good = CliRunner().invoke(app, ask)
     assert good.exit_code == 0
-    assert "good 6 tasks" in good.stdout
+    assert "good 10 tasks" in good.stdout

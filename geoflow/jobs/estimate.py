@@ -32,7 +32,8 @@ def bytes_to_write(flow: Flow) -> int:
         total += len(job.mapped_epochs) * (levels + 3 + legend.dtype(legend.levels[-1]).itemsize + classes)
     if job.change:
         total += 2 + 2 * legend.dtype(legend.levels[-1]).itemsize
-    return total * pixels
+    overviews = 1 / 3 if job.overviews else 0  # 1/4 + 1/16 + ..., of most of it
+    return round(total * pixels * (1 + overviews))
 
 
 def bytes_to_read(flow: Flow) -> int:

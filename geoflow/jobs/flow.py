@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,12 @@ from geoflow.errors import JobError
 from geoflow.jobs import changework, generalwork, mapwork, work
 from geoflow.jobs.layout import change_group, generalised_group, map_group
 from geoflow.jobs.learnflow import VERSIONS, LearningFlow, file_stamp
+from geoflow.jobs.overviews import Overviews
 from geoflow.jobs.scenes import footprint_wkb
 from geoflow.jobs.spec import Job
-from geoflow.jobs.tasks import Task
+from geoflow.jobs.tasks import Stage, Task
 from geoflow.places import remove_tree
 from geoflow.store.receipts import digest
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage: its name, what to tell people, and its tasks.
-
-    ``tasks`` is called when the stages before it are done, because the ids of its tasks may depend on their results
-    (the map's on the sha256 of the model). ``finish`` is called when all its tasks are done.
-    """
-
-    name: str
-    title: str
-    tasks: Callable[[], list[Task]]
-    prepare: Callable[[], None] = lambda: None
-    finish: Callable[[], None] = lambda: None
 
 
 class Flow(LearningFlow):
@@ -80,6 +65,8 @@ class Flow(LearningFlow):
             flow.append(Stage("polygons", "Polygons", self._polygon_tasks))
         if job.evaluate:
             flow.append(Stage("evaluate", "Accuracy", self._evaluate_tasks))
+        if job.overviews:
+            flow += Overviews(self.store_path, self.grid, self.layer_ids, self._task).stages()
         return flow
 
     def _engine_tasks(self) -> list[Task]:
@@ -327,6 +314,24 @@ class Flow(LearningFlow):
                     )
                 found[f"{epoch}/{tile.id}"] = receipt["id"]
         return found
+
+    def layer_ids(self) -> dict[str, dict[str, str]]:
+        """What makes each layer of the store: group -> tile -> id of the task."""
+        job = self.job
+        recoded = [task for name in job.generalise for task in self._generalise_tasks(name)[2]]
+        made = {
+            "imagery": self._composites if job.imagery else {},
+            "labels": {t.key: t.id for t in self._label_tasks} if job.labels else {},
+            "map": self._map_ids() if job.predict else {},
+            "generalised": {t.key: t.id for t in recoded},
+            "change": {t.key: t.id for t in self._change_tasks()} if job.change else {},
+        }
+        layers: dict[str, dict[str, str]] = {}
+        for kind, ids in made.items():
+            for key, task_id in ids.items():
+                group, _, tile = f"{kind}/{key}".rpartition("/")
+                layers.setdefault(group, {})[tile] = task_id
+        return layers
 
     def _evaluate_tasks(self) -> list[Task]:
         section, labels = self.section("evaluate"), self.job.labels

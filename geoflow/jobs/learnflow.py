@@ -49,6 +49,7 @@ VERSIONS = {
     "change": 6,
     "polygons": 1,
     "evaluate": 1,
+    "overviews": 1,
 }
 """Versions of what each stage computes. A release that changes the pixels of a stage raises its number, so that outputs
 of older releases are not taken for its own."""
@@ -75,6 +76,7 @@ PARTS = {
     ),
     "polygons": ("scenes' dates", "zones", "column of the zones", "change"),
     "evaluate": ("tile", "maps, labels and change", "truth"),
+    "overviews": ("factor", "layer", "tile", "finer pixels"),
 }  # fmt: skip
 """What the parts of a task's id are called: which of them has changed is why a task is done again."""
 

@@ -406,6 +406,10 @@ class Job(Section):
     )
     change: Change | None = None
     evaluate: Evaluate | None = None
+    overviews: bool = Field(
+        True,
+        description="whether to add coarser copies of each layer, for the viewer and national plots: a third more",
+    )
     publish: Publish | None = None
     seed: int = Field(0, ge=0, description="seed of everything random")
 

@@ -68,6 +68,21 @@ class Task:
         return f"{self.stage} {self.key}"
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its name, what to tell people, and its tasks.
+
+    ``tasks`` is called when the stages before it are done, because the ids of its tasks may depend on their results
+    (the map's on the sha256 of the model). ``finish`` is called when all its tasks are done.
+    """
+
+    name: str
+    title: str
+    tasks: Callable[[], list[Task]]
+    prepare: Callable[[], None] = lambda: None
+    finish: Callable[[], None] = lambda: None
+
+
 def perform(task: Task, folder: Path) -> dict[str, Any]:
     """Do a task and write its receipt; what a worker runs.
 

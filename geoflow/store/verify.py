@@ -20,6 +20,7 @@ from geoflow.errors import GridError, LegendError
 from geoflow.grid import Grid, Tile
 from geoflow.legends import Legend
 from geoflow.places import at_once, files_below, is_remote, read_bytes
+from geoflow.store.pyramid import grid_of
 from geoflow.store.receipts import NODATA_COUNTS, Receipts, crc32c, measure, relative
 
 STORE = "country.zarr"
@@ -132,9 +133,9 @@ class Checks:
     def _pixels(self, receipt: Mapping[str, Any], arrays: Mapping[str, Mapping[str, str]], found: Checked) -> None:
         stage, key = receipt["stage"], receipt["key"]
         held: dict[str, NDArray[Any]] = {}
-        tile = None if self.grid is None else self.grid.tile_by_id(key.rpartition("/")[2])
-        said = receipt.get(NODATA_COUNTS, {})
         group = next(iter(arrays)).rpartition("/")[0]
+        tile = None if self.grid is None else grid_of(self.grid, group).tile_by_id(key.rpartition("/")[2])
+        said = receipt.get(NODATA_COUNTS, {})
         for array, files in arrays.items():
             name, nodata, whole = _name(array), 0, True
             for layer in self._layers(array, files, tile, stage, key, found):
@@ -290,7 +291,7 @@ def stray_chunks(out: Path, array: str, grid: Grid, tiles: frozenset[str], most:
     names : list of str
         The first of them, relative to ``out``.
     """
-    count, names = 0, list[str]()
+    count, names, grid = 0, list[str](), grid_of(grid, array)
     for path, _ in files_below(out / STORE / array / "c"):
         name = relative(path, out)
         try:

@@ -8,7 +8,7 @@ docs/decisions/0002-zarr-layout.md.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from zarr.codecs import ZstdCodec
 from geoflow.errors import StoreError
 from geoflow.grid import Grid, Tile
 from geoflow.places import entries, place, zarr_store
+from geoflow.store.conventions import place_attributes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -120,6 +121,16 @@ class Store:
         StoreError
             If an array of that name exists with another dtype, shape or chunk size.
         """
+        self.ensure_groups([group])
+
+    def ensure_groups(self, groups: Iterable[Group]) -> None:
+        """`ensure_group` for several, whose metadata are gathered at the root once."""
+        changed = [self._ensure_one(group) for group in groups]
+        if any(changed):
+            consolidate(self.path)
+
+    def _ensure_one(self, group: Group) -> bool:
+        """Whether the metadata of the group had to be changed."""
         root, parts = zarr.open_group(zarr_store(self.path), mode="a", use_consolidated=False), group.path.split("/")
         lost = [not self.has("/".join(parts[:depth])) for depth in range(1, len(parts) + 1)]
         for depth in range(1, len(parts) + 1):  # each by itself: zarr makes no parent of a group that is there
@@ -131,10 +142,10 @@ class Store:
         for dim, labels in group.coords.items():
             changed |= _ensure_labels(node, dim, labels)
         changed |= _ensure_axes(node, self.grid.geobox)
+        changed |= _update_attrs(node, place_attributes(self.grid))
         for variable in group.variables:
             changed |= self._ensure_variable(node, variable, sizes)
-        if changed:
-            consolidate(self.path)
+        return changed
 
     def _ensure_variable(self, node: zarr.Group, variable: Variable, sizes: Mapping[str, int]) -> bool:
         leading = tuple(sizes[dim] for dim in variable.leading)
@@ -143,7 +154,7 @@ class Store:
         chunks = (*(1 for _ in leading), *(min(self.grid.chunk, size) for size in self.grid.shape))
         # `_CRS` is what GDAL looks for when it opens the array by itself, without its group.
         crs = {"grid_mapping": "spatial_ref", "_CRS": {"wkt": CRS(str(self.grid.geobox.crs)).wkt}}
-        attrs = {**variable.attrs, **crs, "nodata": variable.nodata}
+        attrs = {**variable.attrs, **crs, **place_attributes(self.grid), "nodata": variable.nodata}
         if variable.name in node:
             array = _array(node, variable.name)
             found = (array.shape, array.chunks, str(array.dtype), int(array.fill_value))
@@ -176,6 +187,32 @@ class Store:
             attrs = node.attrs.asdict()
             attrs.pop(attribute, None)
             node.attrs.put(attrs)
+            consolidate(self.path)
+
+    def coarser(self, factor: int) -> Store:
+        """The same store, for its groups on a grid ``factor`` times as coarse."""
+        return Store(self.path, self.grid.coarser(factor))
+
+    def described(self, group: str) -> Group:
+        """What a group holds, as it was made: names, dtypes, nodata, labels and attributes.
+
+        Raises
+        ------
+        StoreError
+            If there is no such group.
+        """
+        if not self.has(group):
+            raise StoreError(f"{self.path} has no group {group!r}")
+        node = zarr.open_group(zarr_store(self.path), mode="r", path=group, use_consolidated=False)
+        arrays = {name: array for name, array in node.arrays() if name not in ("x", "y", "spatial_ref")}
+        labels = {n: a for n, a in arrays.items() if _dims(a) == (n,)}
+        variables = tuple(_variable(name, arrays[name]) for name in sorted(arrays.keys() - labels.keys()))
+        coords = {name: [str(label) for label in np.asarray(array[:])] for name, array in sorted(labels.items())}
+        return Group(group, variables, coords, _own(node.attrs.asdict()))
+
+    def describe(self, attributes: Mapping[str, Any]) -> None:
+        """Set attributes of the root, where they differ."""
+        if _update_attrs(zarr.open_group(zarr_store(self.path), mode="r+", use_consolidated=False), attributes):
             consolidate(self.path)
 
     def write(self, group: str, tile: Tile, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -335,6 +372,21 @@ def _array(node: zarr.Group, name: str) -> zarr.Array[Any]:
     if not isinstance(found, zarr.Array):
         raise StoreError(f"{node.path}/{name} is a group, not an array: geoflow did not make it")
     return found
+
+
+def _variable(name: str, array: zarr.Array[Any]) -> Variable:
+    """An array as it was described when it was made."""
+    return Variable(name, str(array.dtype), int(array.fill_value), _dims(array)[:-2], _own(array.attrs.asdict()))
+
+
+def _dims(array: zarr.Array[Any]) -> tuple[str, ...]:
+    return tuple(str(name) for name in getattr(array.metadata, "dimension_names", None) or ())
+
+
+def _own(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes less those that the grid gives."""
+    given = ("grid_mapping", "_CRS", "nodata", "zarr_conventions")
+    return {k: v for k, v in attrs.items() if k not in given and not k.startswith(("spatial:", "proj:"))}
 
 
 def _update_attrs(node: zarr.Group | zarr.Array, attrs: Mapping[str, Any]) -> bool:
