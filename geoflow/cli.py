@@ -5,19 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from geoflow.cli_accuracy import app as accuracy_app
 from geoflow.cli_audit import audit
 from geoflow.cli_bigearthnet import app as bigearthnet_app
+from geoflow.cli_bigearthnet import make as make_patches
 from geoflow.cli_doctor import doctor
 from geoflow.cli_evaluate import evaluate
 from geoflow.cli_labels import app as labels_app
 from geoflow.cli_models import ensemble, learning_rates, models_app, weights_app
 from geoflow.cli_options import (
     JobFile,
+    Json,
     Limit,
     Made,
     Out,
@@ -29,15 +31,11 @@ from geoflow.cli_options import (
     patience_of,
 )
 from geoflow.cli_runs import RUN_COMMANDS, drive
+from geoflow.cli_screen import Quiet, Verbose, give_manners, make_console, screen, set_volume
 from geoflow.cli_search import search
 from geoflow.cli_verify import verify
 from geoflow.errors import GeoflowError, RunFailed
 from geoflow.redact import guard_process
-
-if TYPE_CHECKING:
-    import rich.console
-
-    from geoflow.jobs.plan import Plan
 
 app = typer.Typer(
     help=(
@@ -53,10 +51,21 @@ app = typer.Typer(
 Refresh = Annotated[bool, typer.Option("--refresh", help="Search the catalog again, although the scenes are frozen.")]
 
 
-def _console(stderr: bool = False) -> rich.console.Console:
-    from rich.console import Console
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
 
-    return Console(stderr=stderr, soft_wrap=True)
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True, show_default=False),
+]
+
+
+@app.callback()
+def _geoflow(verbose: Verbose = False, quiet: Quiet = False, told: Version = False) -> None:
+    set_volume(verbose, quiet, from_start=True)
 
 
 def run(
@@ -68,51 +77,63 @@ def run(
     refresh: Refresh = False,
     retries: Retries = 2,
     task_timeout: TaskTimeout = None,
+    as_json: Json = False,
 ) -> None:
     """Run a job, or finish one that was begun: what is done is kept.
 
     Example: geoflow run jobs/quickstart.yaml --out out/try --limit 2
     """
-    from geoflow.jobs.console import RichConsole
     from geoflow.jobs.jobfile import load_job
     from geoflow.jobs.run import run_job
-    from geoflow.jobs.tables import print_summary
+    from geoflow.jobs.tables import how_it_ended, print_paths, print_summary
 
-    console = _console()
+    shown = screen(as_json)
     loaded = load_job(job, settings or ())
     folder = out or Path("out") / loaded.name
     end_on_termination()
-    try:
-        patience = patience_of(retries, task_timeout)
-        summary = run_job(loaded, folder, cluster, limit, refresh, RichConsole(console), patience)
-    except KeyboardInterrupt:
-        console.print(f"\nInterrupted. What is done is kept; to go on: [bold]geoflow run {job} --out {folder}[/]")
-        raise typer.Exit(130) from None
-    print_summary(console, summary, folder)
+    patience = patience_of(retries, task_timeout)
+    summary = run_job(loaded, folder, cluster, limit, refresh, shown.progress, patience)
+    if as_json:
+        shown.json(summary)
+    print_summary(shown.out, summary)
+    print_paths(shown.out, folder)
+    shown.last(how_it_ended(summary, folder))
     if summary["status"] != "complete":
         raise RunFailed(f"{len(summary['failed'])} tasks failed; what is done is kept, run again to retry them")
 
 
 def plan(
-    job: JobFile, out: Out = None, settings: Settings = None, limit: Limit = None, refresh: Refresh = False
+    job: JobFile,
+    out: Out = None,
+    settings: Settings = None,
+    limit: Limit = None,
+    refresh: Refresh = False,
+    as_json: Json = False,
 ) -> None:
-    """Show what a run would do, and start nothing."""
-    from geoflow.jobs.console import RichConsole
+    """Show what a run would do, and start nothing.
+
+    Example: geoflow plan jobs/quickstart.yaml --set grid.tile=1024
+    """
     from geoflow.jobs.jobfile import load_job
     from geoflow.jobs.plan import make_plan
-    from geoflow.jobs.tables import print_plan
+    from geoflow.jobs.tables import print_plan, what_it_takes
 
-    console = _console()
-    loaded = load_job(job, settings or ())
-    planned: Plan = make_plan(loaded, out, limit, refresh, RichConsole(console))
-    print_plan(console, planned)
+    shown = screen(as_json)
+    planned = make_plan(load_job(job, settings or ()), out, limit, refresh, shown.progress)
+    if as_json:
+        shown.json(planned.to_dict())
+    print_plan(shown.out, planned, shown.verbose)
+    shown.last(what_it_takes(planned))
 
 
 def areas(
     out: Made,
-    zones: Annotated[Path | None, typer.Option(help="Polygons, in any CRS; the whole country without.")] = None,
-    column: Annotated[str | None, typer.Option(help="Column with the names of the zones.")] = None,
-    to: Annotated[Path | None, typer.Option(help="CSV to write; OUT/areas.csv by default.")] = None,
+    zones: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Polygons, in any CRS; the whole country without.")
+    ] = None,
+    column: Annotated[str | None, typer.Option(metavar="NAME", help="Column with the names of the zones.")] = None,
+    to: Annotated[Path | None, typer.Option(metavar="FILE", help="CSV to write; OUT/areas.csv by default.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Write the hectares of every class, per epoch, level and zone, as a table.
 
@@ -121,35 +142,44 @@ def areas(
     from geoflow.jobs.areas import areas_of_run
     from geoflow.places import write_bytes
 
-    target = to or out / "areas.csv"
-    table = areas_of_run(out, zones, column)
+    shown, target = screen(as_json), to or out / "areas.csv"
+    with shown.progress.waiting("counting hectares"):
+        table = areas_of_run(out, zones, column).round({"ha": 4, "share": 6})
     try:
-        write_bytes(target, table.round({"ha": 4, "share": 6}).to_csv(index=False).encode())
+        write_bytes(target, table.to_csv(index=False).encode())
     except OSError as error:
         raise GeoflowError(f"--to {target} cannot be written: {error.strerror}") from None
+    if as_json:
+        shown.json(table.to_dict("records"))
     counted = f"{len(table)} rows, {table['zone'].nunique()} zones, epochs {', '.join(table['epoch'].unique())}"
-    _console().print(f"Areas in [bold]{target}[/]: {counted}")
+    shown.last(f"Areas in [bold]{target}[/]: {counted}")
 
 
 def sample(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to make it.", show_default=False)],
     size: Annotated[
-        str, typer.Option(help="small (2048 x 1280 px), tile (10980 x 10980 px), or WIDTHxHEIGHT.")
+        str, typer.Option(metavar="SIZE", help="small (2048 x 1280 px), tile (10980 x 10980 px), or WIDTHxHEIGHT.")
     ] = "small",
-    seed: Annotated[int, typer.Option(help="Another seed is another country.")] = 2018,
-    patches: Annotated[int | None, typer.Option(min=0, help="Number of BigEarthNet-like patches.")] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="Another seed is another country.")] = 2018,
+    patches: Annotated[int | None, typer.Option(min=0, metavar="N", help="Number of BigEarthNet-like patches.")] = None,
 ) -> None:
-    """Make the sample country: synthetic Sentinel-2 scenes, CORINE, patches, and the truth behind them."""
+    """Make the sample country: synthetic Sentinel-2 scenes, CORINE, patches, and the truth behind them.
+
+    Example: geoflow sample out/sample --size 1024x1024 --seed 7
+    """
     from geoflow.sample import make_sample
 
-    console = _console()
-    with console.status("making the sample country ..."):
+    shown = screen()
+    with shown.progress.waiting("making the sample country"):
         manifest = make_sample(folder, size=size, seed=seed, patches=patches)
-    console.print(f"Sample country in [bold]{folder}[/]: {len(manifest['files'])} files, size {size}, seed {seed}")
+    shown.last(f"Sample country in [bold]{folder}[/]: {len(manifest['files'])} files, size {size}, seed {seed}")
 
 
 def version() -> None:
-    """Print the version."""
+    """Print the version.
+
+    Example: geoflow version
+    """
     from geoflow import __version__
 
     typer.echo(f"geoflow {__version__}")
@@ -177,6 +207,7 @@ for _panel, _name, _group in (
     (_NETS, "weights", weights_app),
 ):
     app.add_typer(_group, name=_name, rich_help_panel=_panel)
+give_manners(app, going_on=(run, audit, make_patches))
 
 
 def main() -> None:
@@ -185,7 +216,7 @@ def main() -> None:
     try:
         app()
     except GeoflowError as error:
-        console = _console(stderr=True)
+        console = make_console(stderr=True)
         console.print("[bold red]error:[/] ", end="")
         console.print(str(error), markup=False, highlight=False)
         sys.exit(error.exit_code)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from geoflow.cli_options import Json
+from geoflow.cli_screen import screen
 from geoflow.errors import GeoflowError
 
 if TYPE_CHECKING:
-    import rich.console
-
     from geoflow.jobs.assess import References
 
 app = typer.Typer(
@@ -39,7 +39,10 @@ Reference = Annotated[
 ]
 Column = Annotated[
     str | None,
-    typer.Option(help="Column of the polygons' classes; for a raster grid_code or clc_code, if it holds such codes."),
+    typer.Option(
+        metavar="NAME",
+        help="Column of the polygons' classes; for a raster grid_code or clc_code, if it holds such codes.",
+    ),
 ]
 AtLevel = Annotated[
     int | None, typer.Option("--level", metavar="N", help="Level to assess; that of the strata by default.")
@@ -66,17 +69,22 @@ def plan(
     size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Plan this many points instead.")] = None,
     minimum: Minimum = 50,
     change: Change = None,
+    as_json: Json = False,
 ) -> None:
     """Show how many points an assessment needs, and how they would be shared out among the strata.
 
     Example: geoflow accuracy plan out/quickstart --epoch 2018 --level 1 --expect 0.85 --expect 4=0.7
     """
-    from geoflow.jobs.accuracyreport import print_sample_plan
+    from geoflow.jobs.accuracyreport import print_sample_plan, what_is_needed
     from geoflow.jobs.survey import Draw, MapChoice, plan_sample
 
     expected = {key: _number(value, f"--expect {key}") for key, value in _pairs(expect).items()}
-    draw = Draw(size=size, minimum=minimum)
-    print_sample_plan(_console(), plan_sample(out, MapChoice(epoch, level, change), expected, overall_se, draw))
+    draw, shown = Draw(size=size, minimum=minimum), screen(as_json)
+    planned = plan_sample(out, MapChoice(epoch, level, change), expected, overall_se, draw)
+    if as_json:
+        shown.json(planned.to_dict())
+    print_sample_plan(shown.out, planned)
+    shown.last(what_is_needed(planned))
 
 
 @app.command()
@@ -93,11 +101,11 @@ def sample(
     ] = "proportional",
     minimum: Minimum = 50,
     change: Change = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same points.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed draws the same points.")] = 0,
     to: Annotated[
-        Path | None, typer.Option(help="GeoPackage to write; OUT/sample-EPOCH-levelN.gpkg by default.")
+        Path | None, typer.Option(metavar="FILE", help="GeoPackage to write; OUT/sample-EPOCH-levelN.gpkg by default.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a sample and what was filled in.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a sample and what was filled in.")] = False,
 ) -> None:
     """Draw a stratified random sample of a map, as a GeoPackage for interpreters who do not see the map's class.
 
@@ -110,12 +118,11 @@ def sample(
         raise GeoflowError("give either --size or --units")
     target = to or out / f"sample-{change or epoch}-level{level}.gpkg"
     draw = Draw(size, counts, allocation, minimum, seed)
-    drawn = draw_to_file(out, MapChoice(epoch, level, change), draw, target, overwrite)
+    drawn = draw_to_file(out, MapChoice(epoch, level, change), draw, target, force)
     columns = [c for c in drawn.points.columns if c.startswith("reference")]
-    _console().print(
+    screen().last(
         f"Sample in [bold]{target}[/]: {len(drawn.points)} points in {len(drawn.strata)} strata, seed {seed}. "
-        f"To fill in, in the layer points: {', '.join(columns)}",
-        highlight=False,
+        f"To fill in, in the layer points: {', '.join(columns)}"
     )
 
 
@@ -127,19 +134,23 @@ def assess(
     column: Column = None,
     level: AtLevel = None,
     allow_missing: AllowMissing = False,
+    as_json: Json = False,
 ) -> None:
     """Estimate accuracy and areas, with 95 % intervals, from an interpreted sample, or from a reference that exists.
 
     Example: geoflow accuracy assess out/quickstart sample.gpkg --reference out/sample/truth/landcover_2018.tif
     """
-    from geoflow.jobs.accuracyreport import print_report, write_report
+    from geoflow.jobs.accuracyreport import print_report, report_values, write_report
     from geoflow.jobs.assess import assess_file
 
-    console = _console()
-    for report in assess_file(out, sample, _references(reference, column, level, allow_missing)):
-        written = write_report(report, out)
-        print_report(console, report)
-        console.print(f"Written to {', '.join(f'[bold]{path}[/]' for path in written)}", highlight=False)
+    shown, written = screen(as_json), []
+    reports = list(assess_file(out, sample, _references(reference, column, level, allow_missing)))
+    for report in reports:
+        written += write_report(report, out)
+        print_report(shown.out, report)
+    if as_json:
+        shown.json([report_values(report) for report in reports])
+    shown.last(f"Written to {', '.join(f'[bold]{path}[/]' for path in written)}")
 
 
 @app.command()
@@ -153,19 +164,22 @@ def compare(
     column: Column = None,
     level: AtLevel = None,
     allow_missing: AllowMissing = False,
+    as_json: Json = False,
 ) -> None:
     """Test whether the map and another one differ in accuracy, on the same interpreted sample.
 
     Example: geoflow accuracy compare out/quickstart sample.gpkg --with labels/clc2018
     """
-    from geoflow.jobs.accuracyreport import print_comparison, write_comparison
+    from geoflow.jobs.accuracyreport import comparison_values, print_comparison, write_comparison
     from geoflow.jobs.assess import compare_with
 
-    console = _console()
+    shown = screen(as_json)
     report = compare_with(out, sample, other, _references(reference, column, level, allow_missing))
     written = write_comparison(report, out)
-    print_comparison(console, report)
-    console.print(f"Written to [bold]{written}[/]", highlight=False)
+    print_comparison(shown.out, report)
+    if as_json:
+        shown.json(comparison_values(report))
+    shown.last(f"Written to [bold]{written}[/]")
 
 
 def _references(files: list[str] | None, column: str | None, level: int | None, allow_missing: bool) -> References:
@@ -196,9 +210,3 @@ def _whole(stratum: str, text: str) -> int:
     if not (stratum and text.isdecimal()):
         raise GeoflowError(f"--units {stratum}={text}: write STRATUM=N, for example 311=75")
     return int(text)
-
-
-def _console() -> rich.console.Console:
-    from rich.console import Console
-
-    return Console(soft_wrap=True)

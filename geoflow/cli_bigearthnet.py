@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-if TYPE_CHECKING:
-    import rich.console
+from geoflow.cli_options import Json
+from geoflow.cli_screen import screen
 
 _DEFAULT = "make"
 
@@ -87,14 +87,12 @@ def make(
     )
     if bands is not None:
         options = replace(options, bands=tuple(band.strip() for band in bands.split(",") if band.strip()))
-    console = _console()
-    try:
-        with IngestProgress(console) as progress:
-            made = ingest_patches(source, out, options, cluster, retry, progress)
-    except KeyboardInterrupt:
-        console.print("\nInterrupted. What is done is kept: the same command goes on.")
-        raise typer.Exit(130) from None
-    print_ingested(console, made, out)
+    shown = screen()
+    with IngestProgress(shown.news) as progress:
+        made = ingest_patches(source, out, options, cluster, retry, progress)
+    print_ingested(shown.out, made, out)
+    if shown.quiet:
+        shown.last(f"[bold]{out}[/]: {made.read:,} patches, {len(made.skipped):,} skipped")
 
 
 @app.command()
@@ -103,28 +101,22 @@ def stats(
         Path,
         typer.Argument(metavar="STORE_OR_PARQUET", help="A store, or metadata.parquet of v2.", show_default=False),
     ],
-    to_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write them as JSON.")] = None,
+    as_json: Json = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw them: .png, .svg or .pdf.")] = None,
 ) -> None:
     """Show counts of every class, cardinality and density of every level, imbalance, splits, and mean and std of bands.
 
-    Example: geoflow bigearthnet stats metadata.parquet --json stats.json --plot stats.png
+    Example: geoflow bigearthnet stats metadata.parquet --plot stats.png
     """
-    from geoflow.jobs.patchreport import dataset_statistics, draw_statistics, print_statistics, write_statistics
+    from geoflow.jobs.patchreport import dataset_statistics, draw_statistics, print_statistics
 
-    console = _console()
-    with console.status("counting ..."):
+    shown = screen(as_json)
+    with shown.progress.waiting("counting"):
         found = dataset_statistics(source)
-    print_statistics(console, found)
-    if to_json is not None:
-        write_statistics(found, to_json)
     if plot is not None:
         draw_statistics(found, plot)
-    if written := [f"[bold]{path}[/]" for path in (to_json, plot) if path is not None]:
-        console.print(f"Written to {', '.join(written)}", highlight=False)
-
-
-def _console() -> rich.console.Console:
-    from rich.console import Console
-
-    return Console(soft_wrap=True)
+    if as_json:
+        shown.json(found.to_dict())
+    print_statistics(shown.out, found)
+    if plot is not None:
+        shown.last(f"Drawn in [bold]{plot}[/]")

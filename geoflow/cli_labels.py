@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from geoflow.cli_options import values_of
-from geoflow.errors import GeoflowError
+from geoflow.cli_options import Json, values_of
+from geoflow.cli_screen import screen
 
 app = typer.Typer(
     help="Windows of image and labels of a finished run, and how much a random split of them flatters.",
@@ -44,23 +43,23 @@ def windows(
     ] = 50.0,
     labelled: Annotated[float, typer.Option(min=0, max=1, help="Least share of labelled pixels.")] = 0.9,
     rarity: Annotated[float, typer.Option(min=0, max=1, help="0 draws by area, 1 all classes about alike.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Another seed draws and splits otherwise.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Another seed draws and splits otherwise.")] = 0,
+    as_json: Json = False,
 ) -> None:
     """Write windows of composites and labels as pairs, with their split, into one Zarr store.
 
     Example: geoflow labels windows out/quickstart windows.zarr --count 100 --block 240
     """
-    from rich.console import Console
-
     from geoflow.jobs.windows import Split, export_windows
     from geoflow.learning.windowing import WindowOptions
 
     options = WindowOptions(window, count, border, labelled, rarity, seed)
     found = export_windows(out, to, options, Split(split, shares, block, gap, seed))
     parts = ", ".join(f"{name} {n}" for name, n in found["parts"].items())
-    Console(soft_wrap=True).print(
-        f"{found['windows']} windows in [bold]{to}[/]: {parts}; {len(found['codes'])} classes", highlight=False
-    )
+    shown = screen(as_json)
+    if as_json:
+        shown.json({"out": str(to), "windows": found["windows"], "parts": found["parts"], "codes": found["codes"]})
+    shown.last(f"{found['windows']} windows in [bold]{to}[/]: {parts}; {len(found['codes'])} classes")
 
 
 @app.command()
@@ -73,7 +72,7 @@ def leakage(
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A training option in place of the job's.")
     ] = None,
-    to: Annotated[Path | None, typer.Option("--json", help="Write the figures here as JSON.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Measure how much better a net scores on windows drawn at random than on blocks of their own.
 
@@ -81,16 +80,12 @@ def leakage(
 
     Example: geoflow labels leakage out/quickstart --block 480 --repeats 2 --option steps=20
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from geoflow.jobs.leakage import leakage_report
+    from geoflow.jobs.tables import plain_table
 
-    console = Console(soft_wrap=True)
-    found = leakage_report(out, window, block, share, repeats, values_of(option or []), console.print)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("Agreement with labels not seen", "Random", "Blocked", "Leakage", "Standard error"):
-        table.add_column(name)
+    shown = screen(as_json)
+    found = leakage_report(out, window, block, share, repeats, values_of(option or []), shown.news.print)
+    table = plain_table("Agreement with labels not seen", "Random", "Blocked", "Leakage", "Standard error")
     for level, figures in found["leakage"].items():
         for name in ("overall", "macro_f1"):
             error = figures[f"{name}_error"]
@@ -101,9 +96,6 @@ def leakage(
                 f"{figures[name]:+.3f}",
                 "-" if error is None else f"{error:.3f}",
             )
-    console.print(table)
-    if to is not None:
-        try:
-            to.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        except OSError as problem:
-            raise GeoflowError(f"--json {to} cannot be written: {problem.strerror}") from None
+    shown.out.print(table)
+    if as_json:
+        shown.json(found)

@@ -51,7 +51,7 @@ TaskTimeout = Annotated[
     float | None,
     typer.Option(min=1, metavar="SECONDS", help="End a task that takes longer, with its worker, and try it again."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="For programs: JSON instead of tables.")]
+Json = Annotated[bool, typer.Option("--json", help="For programs: JSON on standard output, and nothing else there.")]
 
 
 def patience_of(retries: int, task_timeout: float | None) -> Patience:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,11 +20,12 @@ from geoflow.cli_options import (
     end_on_termination,
     patience_of,
 )
+from geoflow.cli_screen import screen
 from geoflow.errors import GeoflowError, RunFailed
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from geoflow.cli_screen import Screen
+    from geoflow.jobs.records import Record
     from geoflow.jobs.submit import SubmittedRun
 
 RunName = Annotated[
@@ -40,12 +40,6 @@ DriverName = Annotated[
         help="process (on this machine, outlives the terminal), slurm (a SLURM job), or cluster (a task there).",
     ),
 ]
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(soft_wrap=True)
 
 
 def _driver(name: str | None) -> Any:
@@ -88,56 +82,77 @@ def resume(run: RunName, driver: DriverName = None, as_json: Json = False) -> No
 
 
 def _tell_begun(begun: SubmittedRun, as_json: bool) -> None:
-    record = begun.record
+    record, shown = begun.record, screen(as_json)
     if as_json:
-        typer.echo(json.dumps({"id": begun.id, "out": str(record.out), "driver": record.content["driver"]}))
-        return
-    console = _console()
-    console.print(f"Run [bold]{begun.id}[/] goes on by itself, into {record.out}", highlight=False)
-    console.print(f"  geoflow status {begun.id}  [dim]how far it is[/]", highlight=False)
-    console.print(f"  geoflow logs -f {begun.id}  [dim]what it prints[/]", highlight=False)
-    console.print(f"  geoflow cancel {begun.id}  [dim]stops it; what is done is kept[/]", highlight=False)
+        shown.json({"id": begun.id, "out": str(record.out), "driver": record.content["driver"]})
+    shown.last(f"Run [bold]{begun.id}[/] goes on by itself, into {record.out}")
+    for command, what in (
+        ("status", "how far it is"),
+        ("logs -f", "what it prints"),
+        ("cancel", "stops it; what is done is kept"),
+    ):
+        shown.out.print(f"  {f'geoflow {command} {begun.id}':<{len(begun.id) + 16}}  [dim]{what}[/]", highlight=False)
 
 
 def list_runs(
-    as_json: Json = False, number: Annotated[int, typer.Option("-n", min=1, help="The latest N.")] = 20
+    as_json: Json = False,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, metavar="N", help="The latest N.")] = 20,
 ) -> None:
-    """List the latest runs of this user on this machine."""
+    """List the latest runs of this user on this machine; with -q their ids alone.
+
+    Example: geoflow list -n 5
+    """
     from geoflow.jobs.records import known_records
     from geoflow.jobs.runtables import brief, print_runs
 
-    records = known_records()[-number:]
+    records, shown = known_records()[-number:], screen(as_json)
     if as_json:
-        typer.echo(json.dumps([brief(record) for record in records], indent=1))
+        shown.json([brief(record) for record in records])
+    elif shown.quiet:
+        typer.echo("\n".join(record.id for record in records), nl=bool(records))
     else:
-        print_runs(_console(), records)
+        print_runs(shown.out, records)
 
 
 def status(run: RunName, as_json: Json = False) -> None:
-    """Show how far a run is, or how it ended."""
+    """Show how far a run is, or how it ended.
+
+    Example: geoflow status out/quickstart
+    """
     from geoflow.jobs.evaluate import read_summary
     from geoflow.jobs.records import find_record, records_of
-    from geoflow.jobs.runtables import brief, print_run
-    from geoflow.jobs.tables import print_summary
+    from geoflow.jobs.runtables import brief, print_run, state_line
+    from geoflow.jobs.tables import how_it_ended, print_paths, print_summary
     from geoflow.places import place
 
+    shown = screen(as_json)
     # An output of a geoflow that kept no records still has its summary.
     if (place(run) / "summary.json").is_file() and not records_of(place(run)):
-        print_summary(_console(), read_summary(place(run)), place(run))
-        return
-    record = find_record(run)
-    if as_json:
-        typer.echo(json.dumps(brief(record), indent=1))
-        return
-    print_run(_console(), record)
-    if record.state in ("complete", "failed") and (record.out / "summary.json").is_file():
-        print_summary(_console(), read_summary(record.out), record.out)
+        summary, out = read_summary(place(run)), place(run)
+        if as_json:
+            shown.json({"state": summary["status"], "out": str(out), "summary": summary})
+    else:
+        record = find_record(run)
+        if as_json:
+            shown.json(brief(record))
+        print_run(shown.out, record)
+        if record.state not in ("complete", "failed") or not (record.out / "summary.json").is_file():
+            if shown.quiet:
+                shown.last(state_line(record))
+            return
+        summary, out = read_summary(record.out), record.out
+    print_summary(shown.out, summary)
+    print_paths(shown.out, out)
+    shown.last(how_it_ended(summary, out))
 
 
 def logs(
     run: RunName, follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until it ends.")] = False
 ) -> None:
-    """Show what a submitted run prints."""
+    """Show what a submitted run prints.
+
+    Example: geoflow logs -f out/estonia
+    """
     from geoflow.jobs.records import find_record
     from geoflow.jobs.submit import follow_log, read_log
 
@@ -156,16 +171,21 @@ def logs(
 
 
 def cancel(
-    run: RunName, now: Annotated[bool, typer.Option("--now", help="End its process on this machine, too.")] = False
+    run: RunName,
+    now: Annotated[bool, typer.Option("--now", help="End its process on this machine, too.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Stop a run; what is done is kept, and `geoflow resume` goes on from there."""
+    """Stop a run; what is done is kept, and `geoflow resume` goes on from there.
+
+    Example: geoflow cancel out/estonia
+    """
     from geoflow.jobs import submit as runs
     from geoflow.jobs.records import ENDED, find_record
 
-    record = find_record(run)
+    record, shown = find_record(run), screen(as_json)
     was = record.state
     if was in (*ENDED, "lost"):
-        typer.echo(f"Run {record.id} does not run: it is {was}")
+        _tell_state(shown, record, was, f"does not run: it is {was}")
         return
     if now:
         runs.terminate(record)
@@ -175,10 +195,16 @@ def cancel(
             f"run {record.id} was asked to stop and has not yet; it may be in a search or write its figures. "
             f"`geoflow cancel --now {record.id}` ends its process"
         )
-    if state == "complete":
-        typer.echo(f"Run {record.id} was complete before it heard of it")
-    else:
-        typer.echo(f"Run {record.id} is {state}; to go on: geoflow resume {record.id}")
+    told = "was complete before it heard of it"
+    if state != "complete":
+        told = f"is {state}; to go on: geoflow resume {record.id}"
+    _tell_state(shown, record, state, told)
+
+
+def _tell_state(shown: Screen, record: Record, state: str, told: str) -> None:
+    if shown.as_json:
+        shown.json({"id": record.id, "out": str(record.out), "state": state})
+    shown.last(f"Run {record.id} {told}")
 
 
 def drive(folder: Annotated[Path, typer.Argument(metavar="FOLDER")]) -> None:

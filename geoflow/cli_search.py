@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from geoflow.cli_options import JobFile, Out, Settings
+from geoflow.cli_options import JobFile, Json, Out, Settings
+from geoflow.cli_screen import screen
 
 
 def search(
@@ -23,7 +23,7 @@ def search(
         bool,
         typer.Option(help="Check offsets against pixels. Without, metadata alone decide and nothing is frozen: quick."),
     ] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the scenes of a job, used and refused, and count how often they see its area.
 
@@ -31,21 +31,18 @@ def search(
 
     Example: geoflow search jobs/quickstart.yaml
     """
-    from rich.console import Console
-
     from geoflow.errors import GeoflowError
-    from geoflow.jobs.console import RichConsole
     from geoflow.jobs.jobfile import load_job
     from geoflow.jobs.scenesearch import search_scenes
-    from geoflow.jobs.scenetables import print_search
+    from geoflow.jobs.scenetables import how_many, print_search
 
     if apply and not refresh:
         raise GeoflowError("--apply takes over what --refresh found: give both")
-    console = Console(soft_wrap=True)
+    shown = screen(as_json)
     loaded = load_job(job, settings or ())
     folder = out or Path("out") / loaded.name
-    found = search_scenes(loaded, folder, refresh, not refresh or apply, pixels, RichConsole(Console(stderr=True)))
+    found = search_scenes(loaded, folder, refresh, not refresh or apply, pixels, shown.progress)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=1))
-    else:
-        print_search(console, found)
+        shown.json(found.to_dict())
+    print_search(shown.out, found)
+    shown.last(how_many(found))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from geoflow.cli_options import Made
+from geoflow.cli_options import Json, Made, Where
+from geoflow.cli_screen import make_console, screen
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,34 +22,29 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="Restore damaged metadata, and do again what is bad; nothing else.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all that was found as JSON.")] = False,
-    cluster: Annotated[
-        str | None,
-        typer.Option(metavar="WHERE", help="As in run: local, threads, tls://HOST:PORT, file:PATH or a cluster file."),
-    ] = None,
+    cluster: Where = None,
+    as_json: Json = False,
 ) -> None:
     """Read everything that a run made, and name what is missing or altered. Exit code 1 if something is.
 
     Example: geoflow verify out/quickstart --repair
     """
-    import json
-
-    from rich.console import Console
-
-    from geoflow.jobs.console import QuietConsole, RichConsole
     from geoflow.jobs.verify import repair_output, verify_output
 
-    screen = Console(soft_wrap=True)
-    console = QuietConsole() if as_json else RichConsole(screen)
-    found = verify_output(out, cluster, console)
+    shown = screen(as_json)
+    found = verify_output(out, cluster, shown.progress)
     if repair and not found.good:
-        if not as_json:
-            _print_problems(screen, found)
-        found = repair_output(out, found, cluster, console)
+        _print_problems(shown.out, found)
+        found = repair_output(out, found, cluster, shown.progress)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=1))
+        shown.json(found.to_dict())
     else:
-        _print_verified(screen, found, repair)
+        _print_problems(make_console(), found)
+    for note in found.notes[:_MOST_SHOWN]:
+        shown.out.print(f"[dim]note[/] {note}", highlight=False)
+    if found.repaired:
+        shown.out.print(f"repaired {found.repaired}", highlight=False)
+    shown.last(_verdict(found, repair))
     if not found.good:
         raise typer.Exit(1)
 
@@ -62,15 +58,8 @@ def _print_problems(screen: Console, found: Verified) -> None:
         screen.print(f"[dim]and {more} more; --json lists them all[/]", highlight=False)
 
 
-def _print_verified(screen: Console, found: Verified, repair: bool) -> None:
-    _print_problems(screen, found)
-    for note in found.notes[:_MOST_SHOWN]:
-        screen.print(f"[dim]note[/] {note}", highlight=False)
-    if found.repaired:
-        screen.print(f"repaired {found.repaired}", highlight=False)
-    read = f"{found.tasks} tasks, {found.files} files, {found.bytes / 1e9:.3f} GB in {found.seconds:.1f} s"
+def _verdict(found: Verified, repair: bool) -> str:
+    read = f"{found.tasks:,} tasks, {found.files:,} files, {found.bytes / 1e9:.3f} GB in {found.seconds:.1f} s"
     if found.good:
-        screen.print(f"[bold green]good[/] {read}", highlight=False)
-    else:
-        hint = "" if repair else "; --repair does again what is bad"
-        screen.print(f"[bold red]{len(found.problems)} bad[/] {read}{hint}", highlight=False)
+        return f"[bold green]good[/] {read}"
+    return f"[bold red]{len(found.problems)} bad[/] {read}{'' if repair else '; --repair does again what is bad'}"

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from geoflow.cli_accuracy import app
 from geoflow.errors import GeoflowError, GridError, LegendError, StoreError
 from geoflow.grid import Grid
-from geoflow.jobs.accuracyreport import as_json
+from geoflow.jobs.plain import as_json
 from geoflow.legends import legend
 from geoflow.mapping.changesample import add_change
 from geoflow.mapping.planning import allocate, expected_se
@@ -284,9 +284,9 @@ def test_the_same_seed_draws_the_same_points(run, tmp_path: Path) -> None:
 def test_a_sample_is_not_overwritten_unasked(sampled) -> None:
     out, _, path = sampled
     before = path.read_bytes()
-    refuses("may hold interpretations.*--overwrite", "sample", out, "--epoch", 2018, "--size", 300, "--to", path)
+    refuses("may hold interpretations.*--force", "sample", out, "--epoch", 2018, "--size", 300, "--to", path)
     assert path.read_bytes() == before
-    accuracy("sample", out, "--epoch", 2018, "--size", 300, "--to", path, "--overwrite")
+    accuracy("sample", out, "--epoch", 2018, "--size", 300, "--to", path, "--force")
     assert read_drawn(path, CORINE).points["reference"].isna().all()
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 

@@ -180,12 +180,11 @@ def test_the_commands(finished, tmp_path):
 @pytest.mark.slow
 def test_the_command_that_measures_leakage(finished, tmp_path):
     _, out = finished
-    report = tmp_path / "leakage.json"
     few = [f"{key}={value}" for key, value in (("steps", 2), ("context_steps", 3), ("decoder_channels", [8] * 5))]
     options = [word for pair in few for word in ("--option", pair)]
-    done = labels("leakage", out, "--window", "64", "--block", "128", "--repeats", "1", "--json", report, *options)
+    done = labels("leakage", out, "--window", "64", "--block", "128", "--repeats", "1", "--json", *options)
     assert done.returncode == 0, done.stderr
-    found = json.loads(report.read_text())
+    found = json.loads(done.stdout)
     for level in ("level1", "level2", "level3"):
         for name in ("overall", "macro_f1"):
             expected = found["random"][level][name] - found["blocked"][level][name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoflow.errors import GeoflowError
 from geoflow.jobs.assess import CompareReport, Report
+from geoflow.jobs.plain import as_json
 from geoflow.jobs.survey import SamplePlan
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from geoflow.mapping.ratios import Estimate
 
 _WIDE = 8  # a confusion matrix of more classes does not fit a terminal
+_HYPHENS = {"proportional": "Propor-\ntional", "recommended": "Recom-\nmended"}
 _FIGURES = ("users", "producers", "area_ha", "mapped_ha")
 _COLUMNS = ("figure", "code", "reference_code", "name", "units", "value", "se", "low", "high")
 _METHOD = (
@@ -42,39 +43,35 @@ def write_report(report: Report, out: Path) -> list[Path]:
     """
     import pandas as pd
 
-    found = report.assessment
-    names = {str(code): name for code, name in report.names.items()}
     table = pd.DataFrame(_rows(report), columns=_COLUMNS).astype({"code": "Int64", "reference_code": "Int64"})
-    values = {"title": report.title, **report.facts, "notes": report.notes, "names": names, **found.to_dict()}
     texts = {
-        ".json": as_json(values),
+        ".json": as_json(report_values(report)),
         ".csv": table.to_csv(index=False),
         ".md": markdown(report),
     }
     return [_write(out / f"{report.stem}{suffix}", text) for suffix, text in texts.items()]
 
 
+def report_values(report: Report) -> dict[str, Any]:
+    """An assessment as plain values; numbers that are not known are NaN."""
+    names = {str(code): name for code, name in report.names.items()}
+    return {
+        "title": report.title, **report.facts, "notes": report.notes, "names": names, **report.assessment.to_dict()
+    }  # fmt: skip
+
+
 def write_comparison(report: CompareReport, out: Path) -> Path:
     """Write ``OUT/<stem>.json``; errors as `write_report`."""
+    return _write(out / f"{report.stem}.json", as_json(comparison_values(report)))
+
+
+def comparison_values(report: CompareReport) -> dict[str, Any]:
+    """A comparison as plain values."""
     found = report.comparison
     accuracies = dict(zip(report.maps, (found.first.plain(), found.second.plain()), strict=True))
     test = {"difference": found.difference.plain(), "z": found.z, "p_value": found.p_value}
     mcnemar = {name: getattr(found, name) for name in ("only_first", "only_second", "mcnemar", "mcnemar_p")}
-    values = {"title": report.title, "overall": accuracies, **test, **mcnemar, **report.facts}
-    return _write(out / f"{report.stem}.json", as_json(values))
-
-
-def as_json(values: Any) -> str:
-    """JSON text with null where a number is not finite: NaN and Infinity are no JSON."""
-    return json.dumps(_finite(values), indent=1, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {"title": report.title, "overall": accuracies, **test, **mcnemar, **report.facts}
 
 
 def _write(path: Path, text: str) -> Path:
@@ -221,7 +218,12 @@ def print_sample_plan(console: Console, plan: SamplePlan) -> None:
 
     allocations = tuple(plan.expected_se)
     table = _table(
-        "Stratum", "Area ha", "Share %", "User's expected", *(a.capitalize() for a in allocations), "± user's"
+        "Stratum",
+        "Area ha",
+        "Share %",
+        "User's\nexpected",
+        *(_HYPHENS.get(a, a.capitalize()) for a in allocations),
+        "±\nuser's",
     )
     for row in plan.table.to_dict("records"):
         planned = [str(row[name]) for name in allocations]
@@ -235,12 +237,15 @@ def print_sample_plan(console: Console, plan: SamplePlan) -> None:
     errors = ["-" if math.isnan(se) else f"{se:.4f}" for se in plan.expected_se.values()]
     sums = [str(int(plan.table[name].sum())) for name in allocations]
     table.add_row("Points", "", "", "", *sums, "", style="bold")
-    table.add_row("Standard error of the overall accuracy", "", "", "", *errors, "")
+    table.add_row("Standard error, overall", "", "", "", *errors, "")
     console.print(table)
-    console.print(
+
+
+def what_is_needed(plan: SamplePlan) -> str:
+    """How many points, as one line."""
+    return (
         f"A standard error of {plan.target_se:g} of the overall accuracy needs {plan.needed} points; planned are "
-        f"{plan.size}.",
-        highlight=False,
+        f"{plan.size}."
     )
 
 
@@ -248,7 +253,7 @@ def _table(first: str, *numbers: str) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(first, no_wrap=True)
+    table.add_column(first)  # names are wrapped where a terminal is narrow, figures never cut
     for name in numbers:
         table.add_column(name, justify="right", no_wrap=True)
     return table

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
+FIRST_LINE_S = 15.0
+"""In a log, the first line about a stage that goes on comes after so many seconds."""
+_LONGEST_PAUSE_S = 240.0
+
 Listener = Callable[[dict[str, Any]], None]
 """Who hears what long work reports: ``stage``, ``step``, ``steps``, ``loss``, ``samples_per_s``."""
 
@@ -76,10 +80,17 @@ class _QuietProgress:
 
 
 class RichConsole:
-    """Bars where there is a terminal, one line a stage where there is none (a log file, SLURM's output)."""
+    """Bars where there is a terminal, lines where there is none (a log file, SLURM's output).
 
-    def __init__(self, console: rich.console.Console) -> None:
-        self.console = console
+    Parameters
+    ----------
+    console : rich.console.Console
+    verbose : bool
+        A line for each task that ends.
+    """
+
+    def __init__(self, console: rich.console.Console, verbose: bool = False) -> None:
+        self.console, self.verbose = console, verbose
 
     def waiting(self, what: str) -> AbstractContextManager[Any]:
         """See `Console`."""
@@ -98,11 +109,12 @@ class RichConsole:
     def stage(self, title: str, tasks: int, skipped: int) -> Iterator[StageProgress]:
         """See `Console`."""
         start = time.monotonic()
+        each = _EachTask(self.console, title, tasks, skipped) if self.verbose else None
         if self.console.is_terminal:
             with _bar(self.console) as bar:
-                yield _BarProgress(bar, title, tasks, skipped)
+                yield _BarProgress(bar, title, tasks, skipped, each)
         else:
-            yield _LineProgress(self.console, title)
+            yield _LineProgress(self.console, title, tasks, skipped, each)
         done = tasks - skipped
         kept = f", {skipped} kept" if skipped else ""
         seconds = f" in {time.monotonic() - start:.1f} s" if done else ""
@@ -122,15 +134,30 @@ def _bar(console: rich.console.Console) -> rich.progress.Progress:
     return Progress(*columns, console=console, transient=True)
 
 
+class _EachTask:
+    """A line for each task: the stage, how many are done, which one."""
+
+    def __init__(self, console: rich.console.Console, title: str, tasks: int, skipped: int) -> None:
+        self._console, self._title, self._tasks, self._done = console, title, tasks, skipped
+
+    def __call__(self, task: Task) -> None:
+        self._done += 1
+        told = f"{self._title:<11} {self._done}/{self._tasks} {task.key}"
+        self._console.print(told, style="dim", markup=False, highlight=False)
+
+
 class _BarProgress:
-    def __init__(self, bar: rich.progress.Progress, title: str, tasks: int, skipped: int) -> None:
-        self._bar = bar
-        self._tasks = tasks
+    def __init__(
+        self, bar: rich.progress.Progress, title: str, tasks: int, skipped: int, each: _EachTask | None
+    ) -> None:
+        self._bar, self._tasks, self._each = bar, tasks, each
         self._id = bar.add_task(title, total=tasks, completed=skipped, news="")
 
     def advance(self, task: Task) -> None:
         """See `StageProgress`."""
         self._bar.advance(self._id)
+        if self._each is not None:
+            self._each(task)
 
     def listening(self, client: Client, also: Listener) -> AbstractContextManager[None]:
         """See `StageProgress`."""
@@ -144,20 +171,51 @@ class _BarProgress:
 
 
 class _LineProgress:
-    def __init__(self, console: rich.console.Console, title: str, every_s: float = 15.0) -> None:
-        self._console, self._title, self._every_s, self._last = console, title, every_s, time.monotonic()
+    """A line now and then: after 15 s of a stage, then ever more seldom, so that a log stays short."""
+
+    def __init__(
+        self, console: rich.console.Console, title: str, tasks: int, skipped: int, each: _EachTask | None
+    ) -> None:
+        self._console, self._title, self._each = console, title, each
+        self._tasks, self._skipped, self._done = tasks, skipped, 0
+        self._start = self._last = time.monotonic()
+        self._pause_s = FIRST_LINE_S
 
     def advance(self, task: Task) -> None:
         """See `StageProgress`."""
+        self._done += 1
+        if self._each is not None:
+            self._each(task)
+            return
+        rest = self._tasks - self._skipped - self._done
+        if rest and self._due():
+            pace = (time.monotonic() - self._start) / self._done
+            self._tell(f"{self._skipped + self._done}/{self._tasks} tasks, {duration(rest * pace)} left")
 
     def listening(self, client: Client, also: Listener) -> AbstractContextManager[None]:
         """See `StageProgress`."""
         return _subscribed(client, self._show, also)
 
     def _show(self, event: dict[str, Any]) -> None:
-        if time.monotonic() - self._last >= self._every_s:
-            self._last = time.monotonic()
-            self._console.print(f"{self._title}: step {event['step']}/{event['steps']}, {_news(event)}")
+        if self._due():
+            self._tell(f"step {event['step']}/{event['steps']}, {_news(event)}")
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self._pause_s:
+            return False
+        self._last, self._pause_s = now, min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        return True
+
+    def _tell(self, text: str) -> None:
+        self._console.print(f"{self._title:<11} {text}", markup=False, highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """``1 h 5 min``, ``5 min 2 s`` or ``9 s``."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _news(event: dict[str, Any]) -> str:

@@ -359,8 +359,8 @@ def write_paper(found: Figures, out: Path) -> Path:
     return folder / "tables.md"
 
 
-def print_paper(console: rich.console.Console, found: Figures, path: Path) -> None:
-    """Tables 2 and 3, and where the rest is."""
+def print_paper(console: rich.console.Console, found: Figures) -> None:
+    """Tables 2 and 3."""
     from geoflow.jobs.tables import plain_table
 
     for table in tables(found):
@@ -370,4 +370,3 @@ def print_paper(console: rich.console.Console, found: Figures, path: Path) -> No
             for row in table.rows:
                 shown.add_row(*table._cells(row))
             console.print(shown)
-    console.print(f"All tables in [bold]{path}[/]", highlight=False)

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoflow.jobs.console import duration
 from geoflow.jobs.patchingest import Ingested, grouped
 
 if TYPE_CHECKING:
@@ -36,18 +37,12 @@ class IngestProgress:
     def __call__(self, done: int, patches: int, rate: float) -> None:
         """See `geoflow.jobs.patchingest.Progress`."""
         left = (patches - done) / rate if rate else 0.0
-        text = f"{done:,} of {patches:,} patches, {rate:,.0f} a second, {_duration(left)} left"
+        text = f"{done:,} of {patches:,} patches, {rate:,.0f} a second, {duration(left)} left"
         if self._status is not None:
             self._status.update(text)
         elif time.monotonic() - self._last >= EVERY_S:
             self._last = time.monotonic()
             self._console.print(text, highlight=False)
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, rest = divmod(rest, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def print_ingested(console: rich.console.Console, made: Ingested, out: Path) -> None:
@@ -73,7 +68,7 @@ def _work(made: Ingested) -> str:
     if not made.chunks_done:
         return "complete already, nothing to do"
     kept = f", {made.chunks_kept} kept" if made.chunks_kept else ""
-    return f"{made.chunks_done} chunks{kept}, in {_duration(made.seconds)}"
+    return f"{made.chunks_done} chunks{kept}, in {duration(made.seconds)}"
 
 
 def _split_line(name: str, parts: dict[str, int], default: str) -> str:

@@ -14,7 +14,6 @@ from geoflow.labels.patchlabels import LEVELS, NINETEEN, SCHEMES, multi_hot, sch
 from geoflow.labels.patchstats import LabelStatistics, Moments, label_statistics
 from geoflow.labels.splits import NONE, SPLIT_NAMES
 from geoflow.places import place
-from geoflow.store.receipts import write_json
 
 if TYPE_CHECKING:
     import rich.console
@@ -123,20 +122,6 @@ def bands_of(bands: tuple[str, ...], moments: Moments) -> dict[str, tuple[float,
     """Mean, standard deviation and pixels by band."""
     values = zip(bands, moments.mean.tolist(), moments.std.tolist(), moments.count.tolist(), strict=True)
     return {band: (mean, std, count) for band, mean, std, count in values}
-
-
-def write_statistics(found: DatasetStatistics, path: Path) -> None:
-    """Write them as JSON.
-
-    Raises
-    ------
-    LabelError
-        If the file cannot be written.
-    """
-    try:
-        write_json(path, found.to_dict())
-    except OSError as problem:
-        raise LabelError(f"--json {path} cannot be written: {problem.strerror}") from None
 
 
 def print_statistics(console: rich.console.Console, found: DatasetStatistics) -> None:

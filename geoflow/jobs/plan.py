@@ -61,6 +61,16 @@ class Plan:
     bytes_to_write: int
     peak_worker_bytes: int
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for programs."""
+        stages = {
+            s.name: {"title": s.title, "tasks": s.tasks, "keep": s.done, "new": s.new, "redo": s.redo}
+            | {"why": dict(s.why), "note": s.note}
+            for s in self.stages
+        }
+        sizes = {key: getattr(self, key) for key in ("bytes_to_read", "bytes_to_write", "peak_worker_bytes")}
+        return {"grid": self.grid, "stages": stages, "scenes": self.scenes, **sizes}
+
 
 def make_plan(
     job: Job,

@@ -7,14 +7,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from geoflow.jobs.lease import holder_of
-from geoflow.jobs.tables import plain_table
+from geoflow.jobs.tables import near, plain_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from geoflow.jobs.records import Record
 
-_COLOURS = {"complete": "green", "running": "cyan", "submitted": "cyan", "failed": "red", "lost": "red"}
+_COLOURS = {
+    "State": "default",
+    "complete": "green",
+    "running": "cyan",
+    "submitted": "cyan",
+    "failed": "red",
+    "lost": "red",
+}
 _NEWS = 8
 
 
@@ -29,11 +36,18 @@ def print_runs(console: Console, records: Sequence[Record]) -> None:
     if not records:
         console.print("No runs yet: geoflow submit JOB, or geoflow run JOB, makes one.")
         return
-    # Lines rather than a table, which would cut the folders short in a pipe.
-    width = max(len(record.id) for record in records)
-    for record in records:
-        told = f"[bold]{record.id:<{width}}[/]  {_coloured(record.state, 11)}  {_share(record):<16}  {record.out}"
-        console.print(told, highlight=False)
+    # Lines rather than a table, which would cut the folders short.
+    rows = [("Run", "State", "Stage", "Output")]
+    rows += [(record.id, record.state, _share(record), near(record.out)) for record in records]
+    widths = [max(len(row[at]) for row in rows) for at in range(3)]
+    for name, state, share, out in rows:
+        padded = f"[bold]{name:<{widths[0]}}[/]  {_coloured(state, widths[1])}  {share:<{widths[2]}}  {out}"
+        console.print(f"[bold]{padded}[/]" if name == "Run" else padded, highlight=False)
+
+
+def state_line(record: Record) -> str:
+    """A run's state as one line of rich markup."""
+    return f"[bold]{record.id}[/] {_coloured(record.state)}, {record.content['job']} into {near(record.out)}"
 
 
 def _coloured(state: str, width: int = 0) -> str:
@@ -53,7 +67,7 @@ def _share(record: Record) -> str:
 def print_run(console: Console, record: Record) -> None:
     """How far a run is."""
     content, state = record.content, record.state
-    console.print(f"[bold]{record.id}[/] {_coloured(state)}, {content['job']} into {record.out}", highlight=False)
+    console.print(state_line(record), highlight=False)
     if state == "running" and (holder := holder_of(record.out)) is not None:
         console.print(f"  on {holder.host}, process {holder.pid}", highlight=False)
     if state not in ("complete", "failed"):

@@ -18,14 +18,11 @@ if TYPE_CHECKING:
     from geoflow.jobs.coverage import Coverage
     from geoflow.jobs.scenes import Scenes
 
-_WIDE = 240  # of a table that goes to a file: ids and reasons are long, and lines there may be as well
 _MOST_COUNTS = 8
 
 
 def print_search(console: Console, found: FoundScenes) -> None:
     """Every scene with what was decided about it, the coverage, and what changed."""
-    if not console.is_terminal:
-        console.width = _WIDE
     for scenes in found.epochs.values():
         for period in scenes.periods:
             _print_period(console, scenes, period)
@@ -38,6 +35,13 @@ def print_search(console: Console, found: FoundScenes) -> None:
         console.print("Nothing was changed; to take this over: geoflow search --refresh --apply, or run with --refresh")
     for path in found.files:
         console.print(f"  {path}", highlight=False, markup=False)
+
+
+def how_many(found: FoundScenes) -> str:
+    """Scenes used and refused, over all epochs, as one line."""
+    used = sum(len(scenes.items) for scenes in found.epochs.values())
+    refused = sum(len(scenes.refused) for scenes in found.epochs.values())
+    return f"{used:,} scenes used, {refused:,} refused, in {len(found.epochs)} epoch{'s' * (len(found.epochs) != 1)}"
 
 
 def _print_period(console: Console, scenes: Scenes, period: str) -> None:

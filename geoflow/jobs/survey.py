@@ -114,6 +114,12 @@ class SamplePlan:
     target_se: float
     expected_se: Mapping[str, float]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for programs."""
+        strata = self.table.to_dict("records")
+        sizes = {"needed": self.needed, "size": self.size, "target_se": self.target_se}
+        return {"epoch": self.choice.epoch, **sizes, "expected_se": dict(self.expected_se), "strata": strata}
+
 
 def open_map(out: Path, choice: MapChoice) -> OpenMap:
     """Open the map of a run, and check that it is there.
@@ -253,7 +259,7 @@ def draw_to_file(out: Path, choice: MapChoice, draw: Draw, to: Path, overwrite: 
     from geoflow.mapping.sampling import count_strata, draw_sample
 
     if to.exists() and not overwrite:
-        raise GeoflowError(f"{to} exists and may hold interpretations: name another file (--to), or give --overwrite")
+        raise GeoflowError(f"{to} exists and may hold interpretations: name another file (--to), or give --force")
     opened = open_map(out, choice)
     table = count_strata(opened.codes, opened.legend, choice.level, opened.changed)
     units = _units(table, draw)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
+
+from geoflow.jobs.console import duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,47 +21,86 @@ _MOST_REFUSED = 20
 _MOST_REASONS = 3
 
 
-def print_plan(console: Console, plan: Plan) -> None:
-    """What a run would do."""
+def print_plan(console: Console, plan: Plan, verbose: bool = False) -> None:
+    """What a run would do; with ``verbose`` every scene.  The last line is `what_it_takes`."""
     height, width = plan.grid["shape"]
     console.print(
-        f"[bold]Grid[/] {width} x {height} px of {plan.grid['resolution_m']:g} m in {plan.grid['crs']}, "
-        f"{plan.grid['tiles']} tiles of {plan.grid['tile']} px"
+        f"[bold]Grid[/] {width:,} x {height:,} px of {plan.grid['resolution_m']:g} m in {plan.grid['crs']}, "
+        f"{plan.grid['tiles']:,} tile{'s' * (plan.grid['tiles'] != 1)} of {plan.grid['tile']} px\n",
+        highlight=False,
     )
-    stages = plain_table("Stage", "Tasks", "Keep", "New", "Redo", "")
+    noted = any(stage.note for stage in plan.stages)
+    stages = plain_table("Stage", "Tasks", "Keep", "New", "Redo", *[""] * noted)
     for stage in plan.stages:
-        counts = (str(n) if n else "-" for n in (stage.done, stage.new, stage.redo))
-        stages.add_row(stage.title, str(stage.tasks), *counts, stage.note)
+        counts = (f"{n:,}" if n else "-" for n in (stage.done, stage.new, stage.redo))
+        stages.add_row(stage.title, f"{stage.tasks:,}", *counts, *[stage.note] * noted)
     console.print(stages)
     for stage in plan.stages:
         for reason, count in list(stage.why.items())[:_MOST_REASONS]:
             console.print(f"  [dim]{stage.title}: {count} again, {reason}[/]", highlight=False)
-    for epoch, ledger in plan.scenes.items():
-        scenes = plain_table(f"Scenes {epoch}", "Date", "Cloud %", "Baseline", "Offset", "Decided by", numbers=(2, 4))
-        for scene in ledger["used"]:
-            cloud = "?" if scene["cloud"] is None else f"{scene['cloud']:.1f}"
-            decided = scene["offset_rule"] + (" (disagrees with the flag)" if scene["note"] else "")
-            scenes.add_row(scene["id"], scene["date"], cloud, str(scene["baseline"]), str(scene["offset_add"]), decided)
-        console.print(scenes)
-        for refused in ledger["refused"][:_MOST_REFUSED]:
-            console.print(f"  refused {refused['id']}: {refused['reason']}", style="dim", markup=False, highlight=False)
-        if (more := len(ledger["refused"]) - _MOST_REFUSED) > 0:
-            console.print(f"  [dim]and {more} more; geoflow search lists them all[/]", highlight=False)
-    console.print(
-        f"Reads about {plan.bytes_to_read / 1e9:.2f} GB, writes at most {plan.bytes_to_write / 1e9:.2f} GB, "
-        f"up to {plan.peak_worker_bytes / 1e9:.1f} GB of memory a worker.",
-        highlight=False,
+    if plan.scenes:
+        _print_scenes(console, plan, verbose)
+
+
+def what_it_takes(plan: Plan) -> str:
+    """Bytes and memory, as one line."""
+    return (
+        f"Reads about {plan.bytes_to_read / 1e9:,.2f} GB, writes at most {plan.bytes_to_write / 1e9:,.2f} GB, "
+        f"up to {plan.peak_worker_bytes / 1e9:.1f} GB of memory a worker."
     )
 
 
-def print_summary(console: Console, summary: Mapping[str, Any], out: Path) -> None:
-    """How a run went, and what to look at."""
+def _print_scenes(console: Console, plan: Plan, verbose: bool) -> None:
+    """Counts for each epoch and period; the scenes themselves where they are few, or asked for."""
+    console.print()
+    table = plain_table("Scenes", "Used", "Refused", "First", "Last", "Why refused", numbers=(1, 2))
+    for epoch, ledger in plan.scenes.items():
+        names = list(dict.fromkeys(name for scene in ledger["used"] for name in scene["periods"]))
+        names += [p for scene in ledger["refused"] if (p := scene.get("period")) and p not in names]
+        for name in names:
+            used = [scene for scene in ledger["used"] if name in scene["periods"]]
+            refused = [scene for scene in ledger["refused"] if scene.get("period") in (name, "")]
+            dates = sorted(scene["date"] for scene in used) or ["-"]
+            why = ", ".join(f"{n} {reason}" for reason, n in _grouped(refused).items())
+            table.add_row(f"{epoch} {name}", f"{len(used):,}", f"{len(refused):,}", dates[0], dates[-1], why)
+    console.print(table)
+    if verbose:
+        for epoch, ledger in plan.scenes.items():
+            _list_scenes(console, epoch, ledger)
+    else:
+        console.print("  [dim]each scene: geoflow plan -v, or geoflow search[/]\n", highlight=False)
+
+
+def _grouped(refused: list[Mapping[str, Any]]) -> Counter[str]:
+    """Reasons without the figures and ids that make each of them its own."""
+    short = {"cloud cover": "too cloudy", "older processing": "older processing"}
+    told = (next((s for start, s in short.items() if r["reason"].startswith(start)), r["reason"]) for r in refused)
+    return Counter(told)
+
+
+def _list_scenes(console: Console, epoch: str, ledger: Mapping[str, Any]) -> None:
+    scenes = plain_table(f"Scenes {epoch}", "Date", "Cloud %", "Baseline", "Offset", "Decided by", numbers=(2, 4))
+    for scene in ledger["used"]:
+        cloud = "?" if scene["cloud"] is None else f"{scene['cloud']:.1f}"
+        decided = scene["offset_rule"] + (" (disagrees with the flag)" if scene["note"] else "")
+        scenes.add_row(scene["id"], scene["date"], cloud, str(scene["baseline"]), str(scene["offset_add"]), decided)
+    console.print(scenes)
+    for refused in ledger["refused"][:_MOST_REFUSED]:
+        console.print(f"  refused {refused['id']}: {refused['reason']}", style="dim", markup=False, highlight=False)
+    if (more := len(ledger["refused"]) - _MOST_REFUSED) > 0:
+        console.print(f"  [dim]and {more} more; geoflow search lists them all[/]", highlight=False)
+    console.print()
+
+
+def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
+    """How a run went; the last line is `how_it_ended`."""
     stages = plain_table("Stage", "Tasks", "Done", "Kept", "Failed", "Seconds")
     for stage in summary["stages"].values():
         failed = f"[bold red]{stage['failed']}[/]" if stage["failed"] else "0"
         counts = (str(stage[k]) for k in ("tasks", "done", "skipped"))
         stages.add_row(stage["title"], *counts, failed, f"{stage['seconds']:.1f}")
     console.print(stages)
+    console.print()
     for failure in summary["failed"]:
         console.print(f"[bold red]failed[/] {failure['stage']} {failure['key']}: ", end="")
         console.print(failure["error"], markup=False, highlight=False)
@@ -68,23 +110,38 @@ def print_summary(console: Console, summary: Mapping[str, Any], out: Path) -> No
         console.print(f"{first}; all are in patches.zarr/skipped.csv", markup=False, highlight=False)
     if "accuracy" in summary:
         print_accuracy(console, summary["accuracy"])
+
+
+def how_it_ended(summary: Mapping[str, Any], out: Path) -> str:
+    """The state, the time and where to look, as one line of rich markup."""
     state = {"complete": "[green]complete[/]", "failed": "[red]failed[/]"}.get(summary["status"], summary["status"])
-    console.print(f"[bold]{summary['job']}[/] {state} after {summary['seconds']:.0f} s", highlight=False)
-    if summary["status"] == "complete":
-        _print_paths(console, out)
-
-
-def _print_paths(console: Console, out: Path) -> None:
-    looks = (
-        ("report.html", "start here: maps, accuracy, scenes, timings"),
-        ("map.png", "the maps"),
-        ("change.png", "the change"),
-        ("country.zarr", 'the data: geoflow.open("...")'),
-        ("model", "use it again with predict.model"),
+    report = out / "report.html"
+    look = (
+        f"; start with {near(report)}" if summary["status"] == "complete" and report.exists() else f", in {near(out)}"
     )
-    for name, what in looks:
-        if (out / name).exists():
-            console.print(f"  {out / name}  [dim]{what}[/]", highlight=False)
+    return f"[bold]{summary['job']}[/] {state} after {duration(summary['seconds'])}{look}"
+
+
+def near(path: Path) -> str:
+    """A path as one would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+_LOOKS = (
+    ("map.png", "the maps"),
+    ("change.png", "the change"),
+    ("country.zarr", "the data, for geoflow.open, xarray and GDAL"),
+    ("model", "the net; use it again with predict.model"),
+)
+
+
+def print_paths(console: Console, out: Path) -> None:
+    """What there is to look at beside the report, in the output of a run that is complete."""
+    there = [(near(out / name), what) for name, what in _LOOKS if (out / name).exists()]
+    width = max((len(path) for path, _ in there), default=0)
+    for path, what in there:
+        console.print(f"  {path:<{width}}  [dim]{what}[/]", highlight=False)
 
 
 def print_accuracy(console: Console, accuracy: Mapping[str, Any]) -> None:
@@ -103,6 +160,13 @@ def print_accuracy(console: Console, accuracy: Mapping[str, Any]) -> None:
             f"{patches['right']} of {patches['mapped']} right",
             highlight=False,
         )
+    console.print()
+
+
+def overall_line(accuracy: Mapping[str, Any]) -> str:
+    """The map's share of right pixels at each level, as one line."""
+    shares = ", ".join(f"{level.replace('level', 'level ')} {_percent(s)}" for level, s in accuracy["map"].items())
+    return f"map of {accuracy['epoch']}: {shares} right"
 
 
 def _print_maps(console: Console, accuracy: Mapping[str, Any]) -> None:
