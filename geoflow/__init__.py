@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 # public name -> (module, name in that module)
 _PUBLIC = {
+    "ExportChoice": ("geoflow.exports.layers", "ExportChoice"),
     "GeoflowError": ("geoflow.errors", "GeoflowError"),
     "Grid": ("geoflow.grid", "Grid"),
     "InputSpec": ("geoflow.inputs", "InputSpec"),
@@ -26,6 +27,7 @@ _PUBLIC = {
     "areas": ("geoflow.mapping.areas", "areas"),
     "change_patches": ("geoflow.mapping.changepatches", "change_patches"),
     "ensemble": ("geoflow.ensembles", "ensemble"),
+    "export": ("geoflow.exports.export", "export"),
     "generalise": ("geoflow.mapping.generalise", "generalise"),
     "legend": ("geoflow.legends", "legend"),
     "load_catalog": ("geoflow.imagery", "load_catalog"),
@@ -46,6 +48,7 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "ExportChoice",
     "GeoflowError",
     "Grid",
     "InputSpec",
@@ -56,6 +59,7 @@ __all__ = [
     "areas",
     "change_patches",
     "ensemble",
+    "export",
     "generalise",
     "legend",
     "load_catalog",
@@ -78,6 +82,8 @@ __all__ = [
 if TYPE_CHECKING:
     from geoflow.ensembles import ensemble
     from geoflow.errors import GeoflowError
+    from geoflow.exports.export import export
+    from geoflow.exports.layers import ExportChoice
     from geoflow.grid import Grid
     from geoflow.imagery import load_catalog, load_cube, search
     from geoflow.inputs import InputSpec

@@ -15,6 +15,7 @@ from geoflow.cli_bigearthnet import app as bigearthnet_app
 from geoflow.cli_bigearthnet import make as make_patches
 from geoflow.cli_doctor import doctor
 from geoflow.cli_evaluate import evaluate
+from geoflow.cli_export import export
 from geoflow.cli_labels import app as labels_app
 from geoflow.cli_models import ensemble, learning_rates, models_app, weights_app
 from geoflow.cli_options import (
@@ -190,7 +191,7 @@ _RESULTS, _HERE = "What came out", "This installation"
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     _RUNS: {"run": run, "plan": plan, **RUN_COMMANDS},
-    _RESULTS: {"evaluate": evaluate, "areas": areas, "verify": verify},
+    _RESULTS: {"evaluate": evaluate, "areas": areas, "export": export, "verify": verify},
     _DATA: {"search": search, "audit": audit, "sample": sample},
     _NETS: {"lr": learning_rates, "ensemble": ensemble},
     _HERE: {"doctor": doctor, "version": version},

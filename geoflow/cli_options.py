@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
 
 
-def _place(text: str) -> Path:
+def place_of(text: str) -> Path:
+    """A place given on the command line."""
     from geoflow.places import place
 
     return place(text)
@@ -24,11 +25,13 @@ def _place(text: str) -> Path:
 
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="Output folder, or s3://BUCKET/FOLDER; out/<job name> by default.", parser=_place),
+    typer.Option(
+        metavar="DIR", help="Output folder, or s3://BUCKET/FOLDER; out/<job name> by default.", parser=place_of
+    ),
 ]
 Made = Annotated[
     Path,
-    typer.Argument(metavar="OUT", help="Output of a run: folder or s3://...", show_default=False, parser=_place),
+    typer.Argument(metavar="OUT", help="Output of a run: folder or s3://...", show_default=False, parser=place_of),
 ]
 Settings = Annotated[
     list[str] | None,

@@ -59,6 +59,10 @@ class StoreError(GeoflowError):
     """An output store that cannot be created, written, or is not one of ours."""
 
 
+class ExportError(GeoflowError):
+    """An output that cannot be exported as asked: not complete, no such layer, no room, files that are in the way."""
+
+
 class ClusterError(GeoflowError):
     """A Dask cluster that cannot be started or reached, or that was lost."""
 

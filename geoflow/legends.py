@@ -263,6 +263,20 @@ class Legend:
         table = {code: self.ancestor(code, level) for code in self.codes()}
         return translate(codes, {**table, **dict.fromkeys(self.nodata_codes, 0)}, self.dtype(level), self.name)
 
+    def down_to(self, level: int) -> Legend:
+        """The classes of a level and of those above it: the legend of a map of that level.
+
+        Raises
+        ------
+        LegendError
+            If the legend has no such level.
+        """
+        if self.codes(level) == self.codes():
+            return self
+        kept = {code for one in self.levels if one <= level for code in self.codes(one)}
+        classes = tuple(entry for entry in self.classes if entry.code in kept)
+        return self._of(self.name, classes, level)
+
     def only(self, level: int) -> Legend:
         """The classes of one level as a flat legend of their own: what a net of one level learns.
 
@@ -272,11 +286,14 @@ class Legend:
             If the legend has no such level.
         """
         classes = tuple(replace(self._class(code), parent=None) for code in self.codes(level))
+        return self._of(f"{self.name}-level{level}", classes, level)
+
+    def _of(self, name: str, classes: tuple[LegendClass, ...], level: int) -> Legend:
+        """A legend of some of the classes, of which ``level`` is the deepest."""
 
         def up(table: Mapping[int, int]) -> dict[int, int]:
             return {key: code and self.ancestor(code, level) for key, code in table.items()}
 
-        name = f"{self.name}-level{level}"
         return Legend(name, classes, self.nodata_codes, up(self.grid_codes), up(self.clc_codes))
 
     def dtype(self, level: int) -> np.dtype[Any]:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 """The version of the extension that items are written for."""
 
+EO = "https://stac-extensions.github.io/eo/v1.1.0/schema.json"
+"""Names the bands that a model reads."""
+
 
 def write_model_item(folder: str | Path, to: str | Path | None = None, when: dt.datetime | None = None) -> Path:
     """Write a model folder's STAC item.
@@ -68,7 +71,6 @@ def model_item(header: ModelHeader, when: dt.datetime) -> pystac.Item:
     task = "semantic-segmentation" if card.kind == "segmenter" else "scene-classification"
     properties = {
         "title": f"geoflow {card.kind} {card.architecture}, encoder {card.encoder}",
-        "bands": [{"name": band} for band in card.inputs.bands],
         "mlm:name": name,
         "mlm:architecture": card.architecture,
         "mlm:tasks": [task],
@@ -81,8 +83,10 @@ def model_item(header: ModelHeader, when: dt.datetime) -> pystac.Item:
         "geoflow:sha256": header.sha256,
         "geoflow:halo_px": card.halo_px,
     }
-    item = pystac.Item(name, None, None, when, properties, stac_extensions=[MLM])
-    extra = {"mlm:artifact_type": "safetensors.torch.save_file"}
+    item = pystac.Item(name, None, None, when, properties, stac_extensions=[EO, MLM])
+    # The extension wants STAC 1.1's own bands in the item's properties, where STAC 1.1 forbids them: so those of eo.
+    bands = [{"name": band} for band in card.inputs.bands]
+    extra = {"mlm:artifact_type": "safetensors.torch.save_file", "eo:bands": bands}
     item.add_asset(
         "weights",
         pystac.Asset(WEIGHTS_FILE, "Weights", None, "application/octet-stream", ["mlm:model", "mlm:weights"], extra),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -121,6 +122,27 @@ def finished(tiny_job: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     assert "complete" in done.stdout
     assert "dashboard http://127.0.0.1" in done.stdout
     return job, out
+
+
+@pytest.fixture(scope="session")
+def exported(finished: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the output of a finished run with two exports in its folder ``export``; no test may change it.
+
+    The first has layers of every kind that belong to 2018, of levels 1 and 3; the second the level 3 of 2024.
+    """
+    from typer.testing import CliRunner
+
+    from geoflow.cli import app
+
+    out = tmp_path_factory.mktemp("export") / "out"
+    shutil.copytree(finished[1], out, ignore=shutil.ignore_patterns("patches.zarr", "classifier", "logs"))
+    kinds = "map,confidence,labels,generalised,change,imagery"
+    for arguments in (["--layers", kinds, "--level", "1,3", "--epoch", "2018"], ["--layers", "map", "--level", "3"]):
+        done = CliRunner().invoke(app, ["export", str(out), *arguments])
+        assert done.exit_code == 0, done.output
+        assert "map-2024/map-2024-level3.tif" in done.output or "--epoch" in arguments
+        assert f"Export in {out / 'export'}" in done.output
+    return out
 
 
 def _whole_job(country: Path) -> dict[str, Any]:

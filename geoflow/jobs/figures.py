@@ -29,15 +29,21 @@ from geoflow.jobs.quicklook import (
 )
 from geoflow.legends import Legend
 
-__all__ = ["draw_change", "draw_confidence", "draw_map", "quicklook", "true_colour"]
+__all__ = ["draw_change", "draw_classes", "draw_composite", "draw_confidence", "draw_map", "quicklook", "true_colour"]
 
 UNCHANGED_COLOUR = (214, 214, 209)
 TOP_TRANSITIONS = 10
 CONFIDENCE_NODATA = 255
 
-# Five steps from doubtful to sure, readable in grey and by the colour-blind (ColorBrewer YlGnBu).
-_CONFIDENCE_STEPS = ((0, (255, 255, 204)), (40, (161, 218, 180)), (60, (65, 182, 196)), (80, (44, 127, 184)))
-_CONFIDENCE_TOP = (90, (37, 52, 148))
+CONFIDENCE_STEPS = (
+    (0, (255, 255, 204)),
+    (40, (161, 218, 180)),
+    (60, (65, 182, 196)),
+    (80, (44, 127, 184)),
+    (90, (37, 52, 148)),
+)
+"""From where each of five steps begins, in per cent, and its colour: from doubtful to sure, readable in grey and by the
+colour-blind (ColorBrewer YlGnBu)."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,68 @@ def draw_change(
     paper.save(path)
 
 
-def draw_confidence(dataset_by_epoch: Mapping[str, xr.Dataset], title: str, attribution: str, path: Path) -> None:
+def draw_classes(codes: xr.DataArray, legend: Legend, what: str, title: str, attribution: str, path: Path) -> None:
+    """Draw one class map by itself.
+
+    Parameters
+    ----------
+    codes : DataArray, dims (y, x)
+        Codes of the deepest level of ``legend``, 0 nodata.
+    legend : Legend
+        See `geoflow.legends.Legend.down_to` for a map of a coarser level.
+    what : str
+        Above the map: ``"Land cover 2018, level 2"``.
+    title, attribution : str
+    path : Path
+        The PNG; replaced as a whole or not at all.
+
+    Raises
+    ------
+    LegendError
+        If the map holds a code that the legend lacks.
+    """
+    picture = class_picture(codes)
+    key = Key((_class_section({"%": picture}, None, legend, _size(codes)),))
+    _draw_one(codes, Panel(colours(picture.codes, legend), picture.extent, what), key, (title, attribution), path)
+
+
+def draw_composite(reflectance: xr.DataArray, what: str, title: str, attribution: str, path: Path) -> None:
+    """Draw a composite as it would look from above.
+
+    Parameters
+    ----------
+    reflectance : int16 DataArray, dims (period, band, y, x)
+        See `true_colour`.
+    what, title, attribution : str
+        See `draw_classes`.
+    path : Path
+        The PNG; replaced as a whole or not at all.
+    """
+    image, extent, caption = true_colour(reflectance)
+    stretch = Entry("each colour from its 2nd to its 98th percentile")
+    entries = (Entry(caption), stretch, Entry("no data", swatches=(NODATA_COLOUR,)))
+    panel = Panel(image, extent, what, smooth=True)
+    _draw_one(reflectance, panel, Key((Section("Surface reflectance", entries),)), (title, attribution), path)
+
+
+def _draw_one(layer: xr.DataArray, panel: Panel, key: Key, said: tuple[str, str], path: Path) -> None:
+    texts = Texts(said[0], _subtitle(panel.title, layer), said[1])
+    sheet = arrange(_aspect(layer), 0, 1, key, texts)
+    paper = Paper(sheet, texts, _bounds(layer))
+    paper.panel(sheet.panels[0], panel.image, panel.extent, panel.title, panel.note, panel.smooth)
+    paper.scale_bars()
+    paper.key()
+    paper.save(path)
+
+
+def draw_confidence(
+    dataset_by_epoch: Mapping[str, xr.Dataset],
+    title: str,
+    attribution: str,
+    path: Path,
+    what: str = "Confidence",
+    caption: str = "Confidence: probability of the class shown",
+) -> None:
     """Draw how sure the model is of its map, in five steps.
 
     Parameters
@@ -156,22 +223,24 @@ def draw_confidence(dataset_by_epoch: Mapping[str, xr.Dataset], title: str, attr
     title, attribution : str
     path : Path
         The PNG; replaced as a whole or not at all.
+    what, caption : str
+        What it is the confidence of, above the maps and above the key.
     """
     layers = {epoch: data["confidence"] for epoch, data in dataset_by_epoch.items()}
-    steps = [*_CONFIDENCE_STEPS, _CONFIDENCE_TOP]
+    steps = CONFIDENCE_STEPS
     table = np.zeros((256, 4), np.uint8)
     for start, colour in steps:
         table[start:CONFIDENCE_NODATA] = (*colour, 255)
     ends = [start for start, _ in steps[1:]] + [100]
     entries = [Entry(f"{start} to {end} %", swatches=(c,)) for (start, c), end in zip(steps, ends, strict=True)]
-    key = Key((Section("Confidence: probability of the class shown", tuple(entries)),))
+    key = Key((Section(caption, tuple(entries)),))
     first = next(iter(layers.values()))
-    texts = Texts(title, _subtitle(f"Confidence {', '.join(layers)}", first), attribution)
+    texts = Texts(title, _subtitle(f"{what} {', '.join(layers)}", first), attribution)
     sheet = arrange(_aspect(first), 0, len(layers), key, texts)
     paper = Paper(sheet, texts, _bounds(first))
     for box, (epoch, layer) in zip(sheet.panels, layers.items(), strict=True):
         values, extent = quicklook(layer)
-        paper.panel(box, table[values], extent, f"Confidence {epoch}")
+        paper.panel(box, table[values], extent, f"{what} {epoch}")
     paper.scale_bars()
     paper.key()
     paper.save(path)

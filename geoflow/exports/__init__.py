@@ -1,0 +1,1 @@
+"""A finished run as files for other programs: COGs, QGIS styles, STAC, polygons, pictures."""
