@@ -51,7 +51,7 @@ format: install-dev  ## put the style right
 	$(BIN)/ruff check --fix .
 
 bench: install-dev  ## the small benchmarks
-	@for b in imagery labels patches learning ranks maps running; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py --size small || exit 1; done
+	@for b in imagery labels patches learning ranks maps running export; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py --size small || exit 1; done
 
 clean:  ## remove outputs and the environment
 	rm -rf out $(VENV)

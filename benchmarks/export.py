@@ -2,9 +2,10 @@
 
     python benchmarks/export.py [--size small|tile|country] [--json FILE] [--only NAME,NAME]
 
-``ours`` reads the store block by block and numbers the classes anew. ``copy`` is the floor: GDAL's own copy of a GeoTIFF that
-is there already with the same numbers, to a COG with the same options. ``usual`` is rioxarray's ``to_raster(driver="COG")``,
-which needs the whole map in memory, and loses the palette; it is left out at the size of a country.
+``ours`` reads the store block by block and numbers the classes. ``copy`` is the floor: GDAL's own copy of a GeoTIFF
+that is there already with the same numbers, to a COG with the same options. ``usual`` is rioxarray's
+``to_raster(driver="COG")``, which needs the whole map in memory, and loses the palette; it is left out at the size of a
+country.
 """
 
 from __future__ import annotations

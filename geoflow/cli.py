@@ -208,7 +208,7 @@ for _panel, _name, _group in (
     (_NETS, "weights", weights_app),
 ):
     app.add_typer(_group, name=_name, rich_help_panel=_panel)
-give_manners(app, going_on=(run, audit, make_patches))
+give_manners(app, going_on=(run, audit, export, make_patches))
 
 
 def main() -> None:

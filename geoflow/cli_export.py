@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from geoflow.cli_options import Json, Made, place_of
+from geoflow.cli_screen import screen
 from geoflow.errors import ExportError
 
 if TYPE_CHECKING:
@@ -46,13 +47,9 @@ def export(
     Example: geoflow export out/quickstart --layers map,change --level 3 --epoch 2018
     """
     import dataclasses
-    import json
-
-    from rich.console import Console
 
     from geoflow.exports.export import export as export_run
     from geoflow.exports.layers import USUAL, ExportChoice
-    from geoflow.jobs.console import QuietConsole, RichConsole
 
     choice = ExportChoice(
         layers=tuple(_listed([layers])) if layers else USUAL,
@@ -61,18 +58,23 @@ def export(
         bbox=_box(bbox),
         area=area,
     )
-    screen = Console(soft_wrap=True)
-    console = QuietConsole() if as_json else RichConsole(screen)
-    exported = export_run(out, to, choice, force, console)
+    shown = screen(as_json)
+    exported = export_run(out, to, choice, force, shown.progress)
     if as_json:
-        files = [dataclasses.asdict(file) for file in exported.files]
-        said = {"folder": str(exported.folder), "seconds": exported.seconds, "notes": exported.notes, "files": files}
-        typer.echo(json.dumps(said, indent=1))
-    else:
-        _print(screen, exported)
+        shown.json({**dataclasses.asdict(exported), "folder": str(exported.folder)})
+        return
+    _print_folders(shown.out, exported)
+    for note in exported.notes:
+        shown.out.print("[dim]note[/] ", end="")
+        shown.out.print(note, markup=False, highlight=False)
+    total = _size(sum(file.bytes for file in exported.files))
+    shown.last(
+        f"Export in [bold]{exported.folder}[/]: {len(exported.files)} files, {total}, in {exported.seconds:.1f} s; "
+        "open a .tif in QGIS, or collection.json with any STAC client"
+    )
 
 
-def _print(screen: Console, exported: Exported) -> None:
+def _print_folders(out: Console, exported: Exported) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -85,16 +87,7 @@ def _print(screen: Console, exported: Exported) -> None:
     for folder, files in folders.items():
         kept = sum(file.kept for file in files)
         table.add_row(folder, str(len(files)), str(kept or ""), _size(sum(file.bytes for file in files)))
-    screen.print(table, highlight=False)
-    for note in exported.notes:
-        screen.print("[dim]note[/] ", end="")
-        screen.print(note, markup=False, highlight=False)
-    total = _size(sum(file.bytes for file in exported.files))
-    screen.print(
-        f"Export in [bold]{exported.folder}[/]: {len(exported.files)} files, {total}, in {exported.seconds:.1f} s; "
-        "open a .tif in QGIS, or collection.json with any STAC client",
-        highlight=False,
-    )
+    out.print(table, highlight=False)
 
 
 def _size(count: int) -> str:
