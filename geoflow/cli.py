@@ -16,6 +16,7 @@ from geoflow.cli_bigearthnet import make as make_patches
 from geoflow.cli_doctor import doctor
 from geoflow.cli_evaluate import evaluate
 from geoflow.cli_export import export
+from geoflow.cli_jobs import init, schema, validate
 from geoflow.cli_labels import app as labels_app
 from geoflow.cli_models import ensemble, learning_rates, models_app, weights_app
 from geoflow.cli_options import (
@@ -41,7 +42,8 @@ from geoflow.redact import guard_process
 app = typer.Typer(
     help=(
         "Country-scale land cover and change maps from Sentinel-2 and CORINE.\n\n"
-        "Start here: [bold]geoflow sample out/sample[/], then [bold]geoflow run jobs/quickstart.yaml[/]."
+        "Try it: [bold]geoflow sample out/sample[/], then [bold]geoflow run jobs/quickstart.yaml[/].\n\n"
+        "Your own area: [bold]geoflow init my.yaml[/], then validate, plan and run it."
     ),
     no_args_is_help=True,
     add_completion=True,
@@ -186,15 +188,15 @@ def version() -> None:
     typer.echo(f"geoflow {__version__}")
 
 
-_RUNS, _DATA, _NETS = "Run a job", "Data and labels", "Nets"
+_RUNS, _DATA, _NETS = "Jobs and runs", "Data and labels", "Nets"
 _RESULTS, _HERE = "What came out", "This installation"
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
-    _RUNS: {"run": run, "plan": plan, **RUN_COMMANDS},
+    _RUNS: {"init": init, "validate": validate, "run": run, "plan": plan, **RUN_COMMANDS},
     _RESULTS: {"evaluate": evaluate, "areas": areas, "export": export, "verify": verify},
     _DATA: {"search": search, "audit": audit, "sample": sample},
     _NETS: {"lr": learning_rates, "ensemble": ensemble},
-    _HERE: {"doctor": doctor, "version": version},
+    _HERE: {"doctor": doctor, "schema": schema, "version": version},
 }
 for _panel, _commands in _PANELS.items():
     for _name, _function in _commands.items():

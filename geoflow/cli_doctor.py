@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from geoflow.cli_options import Json, Out, Where
+from geoflow.cli_options import Json, Out, Where, propose_jobs
 from geoflow.cli_screen import make_console, screen
 
 _MARKS = {"green": "[green]✓[/]", "yellow": "[yellow]![/]", "red": "[bold red]✗[/]"}
@@ -19,7 +19,10 @@ _VERDICTS = {
 
 
 def doctor(
-    job: Annotated[Path | None, typer.Option(metavar="JOB", help="Look at what this job needs, too.")] = None,
+    job: Annotated[
+        Path | None,
+        typer.Option(metavar="JOB", help="Look at what this job needs, too.", autocompletion=propose_jobs),
+    ] = None,
     cluster: Where = None,
     out: Out = None,
     as_json: Json = False,

@@ -93,6 +93,13 @@ def stac(
     screen().last(f"STAC item in [bold]{write_model_item(folder, to)}[/]")
 
 
+def propose_weights(incomplete: str) -> list[str]:
+    """Names of published weights."""
+    from geoflow.weightsources import SOURCES
+
+    return [name for name in SOURCES if name.startswith(incomplete)]
+
+
 weights_app = typer.Typer(
     help="Published weights that training may start from.",
     no_args_is_help=True,
@@ -133,7 +140,12 @@ def list_weights(as_json: Json = False) -> None:
 
 
 @weights_app.command("fetch")
-def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `geoflow weights list`.")]) -> None:
+def fetch(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A name of `geoflow weights list`.", autocompletion=propose_weights),
+    ],
+) -> None:
     """Download published weights, the only way that geoflow ever downloads any.
 
     Example: geoflow weights fetch timm-resnet50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,38 @@ from geoflow.errors import GeoflowError
 if TYPE_CHECKING:
     from geoflow.jobs.patience import Patience
 
-JobFile = Annotated[Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False)]
+_MOST_PROPOSED = 200
+
+
+def propose_jobs(incomplete: str) -> list[str]:
+    """Job files for the shell to complete: YAML files here and one folder down; without any the shell looks itself."""
+    here = [Path(path) for path in sorted(glob(f"{incomplete}*"))[:_MOST_PROPOSED]]
+    below = [one for folder in here if folder.is_dir() for one in sorted(folder.iterdir())[:_MOST_PROPOSED]]
+    return [str(path) for path in (*here, *below) if path.suffix in (".yaml", ".yml")]
+
+
+def propose_catalogs(incomplete: str) -> list[str]:
+    """Names of the catalogs that are shipped."""
+    from geoflow.imagery.catalog import packaged_catalogs
+
+    return [name for name in packaged_catalogs() if name.startswith(incomplete)]
+
+
+def propose_clusters(incomplete: str) -> list[str]:
+    """Words for ``--cluster``, and cluster files."""
+    return [word for word in ("local", "threads", "cuda") if word.startswith(incomplete)] + propose_jobs(incomplete)
+
+
+def propose_runs(incomplete: str) -> list[str]:
+    """Ids of runs of this user; without any the shell looks for folders."""
+    from geoflow.jobs.records import state_folder
+
+    return sorted(path.name for path in state_folder().glob(f"{incomplete}*"))[-20:]
+
+
+JobFile = Annotated[
+    Path, typer.Argument(metavar="JOB", help="Job file (YAML).", show_default=False, autocompletion=propose_jobs)
+]
 
 
 def place_of(text: str) -> Path:
@@ -44,6 +76,7 @@ Where = Annotated[
         metavar="WHERE",
         help="local, threads, cuda, tls://HOST:PORT, file:PATH or a cluster file; local by default, or "
         "DASK_SCHEDULER_ADDRESS.",
+        autocompletion=propose_clusters,
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N tiles, to try a job out.")]

@@ -19,6 +19,7 @@ from geoflow.cli_options import (
     Where,
     end_on_termination,
     patience_of,
+    propose_runs,
 )
 from geoflow.cli_screen import screen
 from geoflow.errors import GeoflowError, RunFailed
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
 
 RunName = Annotated[
     str,
-    typer.Argument(metavar="RUN", help="A run's id or the beginning of it, or an output folder.", show_default=False),
+    typer.Argument(
+        metavar="RUN",
+        help="A run's id or the beginning of it, or an output folder.",
+        show_default=False,
+        autocompletion=propose_runs,
+    ),
 ]
 DriverName = Annotated[
     str | None,

@@ -135,7 +135,7 @@ def with_manners(command: Callable[..., None], goes_on: bool = False) -> Callabl
         set_volume(verbose, quiet)
         try:
             command(*args, **options)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, typer.Abort):
             kept = "What is done is kept; to go on:" if goes_on else "To begin again:"
             typer.echo(f"\nInterrupted. {kept} {shlex.join(['geoflow', *sys.argv[1:]])}", err=True)
             raise typer.Exit(130) from None

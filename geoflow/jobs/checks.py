@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,20 +30,8 @@ def check_job(flow: Flow, console: Console) -> None:
         Naming the key, the value and what is accepted.
     """
     check_inputs_exist(flow.job)
-    _check_tiles(flow)
-    if flow.job.labels is not None:
-        _check_labels(flow)
-    if flow.change_layer is not None:
-        _check_change_layer(flow)
-    if flow.job.classifier is not None:
-        _check_weights("classifier.options", flow.classifier_options)
-        with console.waiting("listing patches"):
-            _ = flow.patch_id
-    if flow.job.train is not None:
-        _check_net(flow)
-    if flow.job.predict is not None and flow.job.predict.model is not None:
-        _check_model(flow)
-    _ = flow.joint_change
+    for check in checks_of(flow, console):
+        check.look()
     check_writable(flow.out)
     if flow.job.imagery is not None:
         _ = flow.composite_options
@@ -49,12 +39,104 @@ def check_job(flow: Flow, console: Console) -> None:
             _ = flow.scenes
         tell_changes(flow.scenes, console)
     _ = flow.store
-    _check_disk(flow)
+    check_disk(flow)
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something to look at before any work, with no network and without writing anything.
+
+    Parameters
+    ----------
+    key : str
+        Where in the job a complaint of it belongs.
+    needs : tuple of str
+        Sections or keys that must be in order before it makes sense.
+    look : callable
+        Raises a `GeoflowError` if it is not in order.
+    """
+
+    key: str
+    needs: tuple[str, ...]
+    look: Callable[[], None]
+
+
+def checks_of(flow: Flow, console: Console) -> list[Check]:
+    """What can be looked at in this job, in the order in which it makes sense."""
+    job, found = flow.job, [Check("area", ("area", "grid"), lambda: _check_tiles(flow))]
+    if job.imagery is not None:
+        found.append(Check("imagery.catalog", ("imagery.catalog", "imagery.url"), lambda: _check_catalog(flow)))
+        found.append(Check("imagery", ("imagery",), lambda: _check_options(flow)))
+    if job.labels is not None:
+        found.append(Check("labels.legend", ("labels.legend",), lambda: _check_legend(flow)))
+        found.append(Check("labels.source", ("labels", "area"), lambda: _check_labels(flow)))
+    if flow.change_layer is not None:
+        found.append(
+            Check("evaluate.change_truth", ("evaluate", "area", "labels.legend"), lambda: _check_change_layer(flow))
+        )
+    if job.classifier is not None:
+        found.append(Check("classifier", ("classifier",), lambda: _check_patches(flow, console)))
+    if job.train is not None:
+        found.append(Check("train.options", ("train", "classifier.options"), lambda: _check_net(flow)))
+    if job.predict is not None and job.predict.model is not None:
+        found.append(Check("predict.model", ("predict", "imagery"), lambda: _check_model(flow)))
+    if job.change is not None:
+        found.append(Check("change.method", ("change", "imagery", "predict"), lambda: _check_method(flow)))
+        if job.change.zones is not None:
+            found.append(Check("change.zones", ("change.zones", "change.zone_column"), lambda: _check_zones(flow)))
+    return found
 
 
 def _check_tiles(flow: Flow) -> None:
     if not flow.tiles:
         raise JobError(f"area: no tile of the grid meets it; its bounds are {tuple(flow.area.boundingbox)}")
+
+
+def _check_catalog(flow: Flow) -> None:
+    try:
+        _ = flow.catalog
+    except GeoflowError as error:
+        raise JobError(f"imagery.catalog: {error}") from error
+
+
+def _check_options(flow: Flow) -> None:
+    _ = flow.composite_options
+
+
+def _check_method(flow: Flow) -> None:
+    _ = flow.joint_change
+
+
+def _check_legend(flow: Flow) -> None:
+    try:
+        _ = flow.legend
+    except GeoflowError as error:
+        raise JobError(f"labels.legend: {error}") from error
+
+
+def _check_patches(flow: Flow, console: Console) -> None:
+    _check_weights("classifier.options", flow.classifier_options)
+    with console.waiting("listing patches"):
+        _ = flow.patch_id
+
+
+def _check_zones(flow: Flow) -> None:
+    import pyogrio
+
+    change = flow.job.change
+    if change is None or change.zones is None:
+        return
+    try:
+        facts = pyogrio.read_info(local_copy(change.zones))
+    except Exception as error:  # drivers raise many kinds; each means that there are no zones
+        raise JobError(f"change.zones: {change.zones} cannot be read: {error}") from error
+    if facts["crs"] is None:
+        raise JobError(f"change.zones: {change.zones} has no CRS; save it with one")
+    columns = list(facts["fields"])
+    if change.zone_column is not None and change.zone_column not in columns:
+        raise JobError(
+            f"change.zone_column: {change.zones} has no column {change.zone_column!r}; it has {', '.join(columns)}"
+        )
 
 
 def _check_labels(flow: Flow) -> None:
@@ -156,12 +238,18 @@ def _check_bucket(folder: Path) -> None:
         raise JobError(f"--out {folder}: cannot be written to: {told}; is the bucket there, and yours?") from None
 
 
-def _check_disk(flow: Flow) -> None:
+def check_disk(flow: Flow) -> None:
     if is_remote(flow.out):
         return
     wanted = bytes_to_write(flow)
-    free = shutil.disk_usage(flow.out).free
+    free = free_bytes(flow.out)
     if wanted > free:
         raise JobError(
             f"--out {flow.out}: the store may grow to {wanted / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free"
         )
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes free where a folder is or will be."""
+    there = next(one for one in (folder, *folder.parents) if one.exists())
+    return shutil.disk_usage(there).free

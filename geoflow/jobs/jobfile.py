@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from geoflow.errors import JobError
+from geoflow.jobs.datasources import where_from
 from geoflow.jobs.spec import Job
 from geoflow.places import SCHEME, failures, is_remote, place
 from geoflow.redact import names_secret
@@ -45,41 +46,66 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> Job:
         Naming the key, the value and what is accepted.
     """
     file = Path(path)
+    values = read_values(file, read_job_text(file), overrides)
+    job = resolve_paths(parse_job(_expand(values, file.name), file.name), file.resolve().parent)
+    for problem in path_problems(job, file.resolve().parent):
+        raise problem
+    return job
+
+
+def read_job_text(file: Path) -> str:
+    """The text of a job file.
+
+    Raises
+    ------
+    JobError
+        If there is none, or it cannot be read.
+    """
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise JobError(f"there is no job file {file}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise JobError(f"{file} cannot be read: {error}") from None
+
+
+def read_values(file: Path, text: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The plain values of a job's text, with some replaced; see `load_job`."""
+    try:
+        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise JobError(f"{file} is not YAML: {error}") from None
     if not isinstance(values, dict):
         raise JobError(f"{file} is not a job: it should hold sections such as area, grid, imagery")
     for override in overrides:
         _apply_override(values, override)
-    job = parse_job(_expand(values, file.name), file.name)
-    return _resolve_paths(job, file.resolve().parent)
+    return values
 
 
 def parse_job(values: Mapping[str, Any], source: str = "job") -> Job:
     """Check plain values as a job; see `load_job`."""
     try:
-        return Job.model_validate(_with_text_keys(values))
+        return Job.model_validate(with_text_keys(values))
     except ValidationError as error:
         raise JobError(_explain(error, source)) from None
 
 
-def _with_text_keys(value: Any) -> Any:
+def with_text_keys(value: Any) -> Any:
     """YAML reads a bare ``2018:`` as a number; names are text."""
     if isinstance(value, Mapping):
-        return {str(k): _with_text_keys(v) for k, v in value.items()}
+        return {str(k): with_text_keys(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_with_text_keys(v) for v in value]
+        return [with_text_keys(v) for v in value]
     return value
 
 
 def _explain(error: ValidationError, source: str) -> str:
     """One line for each thing that is wrong: key, value, what is accepted."""
+    return "\n".join(told for _, told in explained(error, source))
+
+
+def explained(error: ValidationError, source: str) -> list[tuple[tuple[int | str, ...], str]]:
+    """(place, sentence) of each thing that is wrong; the sentence starts with the key."""
     lines = []
     for detail in error.errors():
         key = ".".join(str(part) for part in detail["loc"]) or source
@@ -90,8 +116,9 @@ def _explain(error: ValidationError, source: str) -> str:
             message = "is missing"
         elif detail["type"] != "value_error":
             message = f"{message}, not {detail['input']!r}"
-        lines.append(message if message.startswith(f"{key}:") or not detail["loc"] else f"{key}: {message}")
-    return "\n".join(lines)
+        named = message.startswith(f"{key}:") or not detail["loc"]
+        lines.append((detail["loc"], message if named else f"{key}: {message}"))
+    return lines
 
 
 def _accepted_keys(location: Sequence[int | str]) -> list[str]:
@@ -131,6 +158,30 @@ def _same_key(node: Mapping[Any, Any], part: str) -> Any:
     return next((k for k in node if str(k) == part), part)
 
 
+def unset_variables(value: Any, source: str, place: tuple[int | str, ...] = ()) -> Iterator[tuple[Any, str]]:
+    """(place, sentence) of each text whose variables cannot be replaced."""
+    if isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from unset_variables(one, source, (*place, key))
+        return
+    try:
+        _expand(value, source)
+    except JobError as error:
+        yield place, str(error)
+
+
+def expand(value: Any, source: str) -> Any:
+    """Replace ``${NAME}`` by environment variables, wherever that can be done."""
+    if isinstance(value, dict):
+        return {k: expand(v, source) for k, v in value.items()}
+    if isinstance(value, list):
+        return [expand(v, source) for v in value]
+    try:
+        return _expand(value, source)
+    except JobError:
+        return value
+
+
 def _expand(value: Any, source: str) -> Any:
     """Replace ``${NAME}`` by environment variables, everywhere in the job."""
     if isinstance(value, dict):
@@ -156,8 +207,8 @@ def _from_environment(name: str) -> str:
     return os.path.abspath(value) if "/" in value and Path(value).exists() else value
 
 
-def _resolve_paths(job: Job, folder: Path) -> Job:
-    """Make relative paths relative to the job file, and keep truth out of everything but ``evaluate``."""
+def resolve_paths(job: Job, folder: Path) -> Job:
+    """Make relative paths relative to the folder of the job file."""
 
     def resolve(section: Any) -> Any:
         if isinstance(section, BaseModel):
@@ -179,13 +230,20 @@ def _resolve_paths(job: Job, folder: Path) -> Job:
     if resolved.labels and "/" in resolved.labels.legend:
         legend = _local_or_url(resolved.labels.legend, folder)
         resolved = resolved.model_copy(update={"labels": resolved.labels.model_copy(update={"legend": legend})})
-    for key, path in input_paths(resolved):
+    return resolved
+
+
+def path_problems(job: Job, folder: Path) -> Iterator[JobError]:
+    """What is wrong with the paths themselves; truth is kept out of everything but ``evaluate``."""
+    for key, path in input_paths(job):
         if is_remote(path):  # its server is asked when the job is checked
             continue
-        _refuse_connection(key, path, folder)
-        if not key.startswith("evaluate"):
-            _refuse_truth(key, path)
-    return resolved
+        try:
+            _refuse_connection(key, path, folder)
+            if not key.startswith("evaluate"):
+                _refuse_truth(key, path)
+        except JobError as error:
+            yield error
 
 
 def _refuse_connection(key: str, path: Path, folder: Path) -> None:
@@ -241,15 +299,28 @@ def check_inputs_exist(job: Job) -> None:
     JobError
         Naming the first that is not.
     """
+    for problem in missing_inputs(job):
+        raise problem
+
+
+def missing_inputs(job: Job, remote: bool = True) -> Iterator[JobError]:
+    """What is wrong with each file and folder that the job names; ``remote``: whether servers are asked, too."""
     for key, path in input_paths(job):
+        if is_remote(path) and not remote:
+            continue
         try:
             there = path.exists()
         except failures() as error:
-            raise JobError(f"{key}: {path} cannot be reached: {' '.join(str(error).split())}") from None
+            yield JobError(f"{key}: {path} cannot be reached: {' '.join(str(error).split())}")
+            continue
         if not there:
-            raise JobError(f"{key}: there is no {path}")
-        if is_remote(path) and not key.startswith("evaluate"):
-            _refuse_truth(key, path)
+            source = where_from(key, job)
+            yield JobError(f"{key}: there is no {path}{f'; {source}' if source else ''}")
+        elif is_remote(path) and not key.startswith("evaluate"):
+            try:
+                _refuse_truth(key, path)
+            except JobError as error:
+                yield error
 
 
 def _refuse_truth(key: str, path: Path) -> None:

@@ -31,14 +31,15 @@ def job_reference() -> str:
     """The whole page, Markdown."""
     parts = [_HEAD, "## Top level\n", _table(Job)]
     for name, field in Job.model_fields.items():
-        section = _section(field)
+        section = section_of(field)
         if section is not None:
             parts += [f"## {name}\n", f"{(section.__doc__ or '').strip()}\n", _table(section)]
     parts += _training_options()
     return "\n".join(parts)
 
 
-def _section(field: FieldInfo) -> type[Section] | None:
+def section_of(field: FieldInfo) -> type[Section] | None:
+    """The section that a key of the job holds, or holds by name."""
     kinds = [field.annotation, *getattr(field.annotation, "__args__", ())]  # itself, of a union, or of a mapping
     return next((k for k in kinds if isinstance(k, type) and issubclass(k, Section)), None)
 
@@ -47,7 +48,7 @@ def _table(model: type[BaseModel]) -> str:
     rows = ["| key | default | what |", "|---|---|---|"]
     for name, field in model.model_fields.items():
         default = "required" if field.is_required() else _shown(field.get_default(call_default_factory=True))
-        section = _section(field)
+        section = section_of(field)
         below = f"see [below](#{name})" if section else ""
         what = "; ".join(part for part in (field.description, below) if part)
         rows.append(f"| `{field.alias or name}` | {default} | {what.replace('|', chr(92) + '|')} |")
@@ -67,14 +68,14 @@ def _training_options() -> list[str]:
 
     parts = []
     for key, options in (("classifier.options", ClassifierOptions), ("train.options", SegmenterOptions)):
-        said = _documented(options.__doc__ or "")
+        said = documented(options.__doc__ or "")
         rows = ["| key | default | what |", "|---|---|---|"]
         rows += [f"| `{f.name}` | {_shown(f.default)} | {said.get(f.name, '')} |" for f in dataclasses.fields(options)]
         parts += [f"## {key}\n", "\n".join(rows) + "\n"]
     return parts
 
 
-def _documented(docstring: str) -> dict[str, str]:
+def documented(docstring: str) -> dict[str, str]:
     """Parameter -> text, of a numpy docstring; parameters on one line share their text."""
     found: dict[str, str] = {}
     names: list[str] = []

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -37,7 +38,12 @@ def _check_name(value: str) -> str:
     return value
 
 
-Name = Annotated[str, AfterValidator(_check_name)]
+def _text_of_year(value: Any) -> Any:
+    """YAML reads a bare ``2018`` as a number; names are text."""
+    return str(value) if type(value) is int else value
+
+
+Name = Annotated[str, BeforeValidator(_text_of_year, json_schema_input_type=str | int), AfterValidator(_check_name)]
 
 
 _STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "http", "https")
