@@ -37,7 +37,7 @@ _PUBLIC = {
     "load_labels": ("geoflow.labels", "load_labels"),
     "load_model": ("geoflow.modelfile", "load_model"),
     "make_sample": ("geoflow.sample", "make_sample"),
-    "open": ("geoflow.store.zarr", "open_store"),
+    "open": ("geoflow.explore.opening", "open_country"),
     "open_patches": ("geoflow.labels", "open_patches"),
     "predict": ("geoflow.mapping.predict", "predict"),
     "run": ("geoflow.jobs.run", "run_job"),
@@ -82,6 +82,7 @@ __all__ = [
 if TYPE_CHECKING:
     from geoflow.ensembles import ensemble
     from geoflow.errors import GeoflowError
+    from geoflow.explore.opening import open_country as open
     from geoflow.exports.export import export
     from geoflow.exports.layers import ExportChoice
     from geoflow.grid import Grid
@@ -100,7 +101,6 @@ if TYPE_CHECKING:
     from geoflow.mapping.transitions import transitions
     from geoflow.modelfile import load_model
     from geoflow.sample import make_sample
-    from geoflow.store.zarr import open_store as open
 
 
 def __getattr__(name: str) -> Any:

@@ -39,9 +39,8 @@ def areas_of_run(out: Path, zones: Path | None = None, zone_column: str | None =
         If there is no such run or it has no map, the file of zones cannot be read, or no zone meets the map.
     """
     import geopandas
-    import pandas as pd
 
-    from geoflow.mapping.areas import areas
+    from geoflow.mapping.epochareas import areas_by_epoch
 
     flow = Flow(parse_job(read_summary(out)["config"]), out.resolve())
     if not flow.job.predict:
@@ -53,9 +52,5 @@ def areas_of_run(out: Path, zones: Path | None = None, zone_column: str | None =
         except (OSError, RuntimeError, ValueError) as error:
             raise JobError(f"--zones {zones} cannot be read: {error}") from None
     country = open_store(flow.store_path)
-    found = []
-    for epoch in flow.job.mapped_epochs:
-        table = areas(country[f"map/{epoch}"].to_dataset(), read, flow.legend, zone_column=zone_column)
-        table.insert(0, "epoch", epoch)
-        found.append(table)
-    return pd.concat(found, ignore_index=True)
+    maps = {epoch: country[f"map/{epoch}"].to_dataset() for epoch in flow.job.mapped_epochs}
+    return areas_by_epoch(maps, read, flow.legend, zone_column=zone_column)

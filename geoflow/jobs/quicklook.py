@@ -201,8 +201,10 @@ def colours(codes: NDArray[Any], legend: Legend) -> NDArray[np.uint8]:
     return table[codes]
 
 
-def true_colour(reflectance: xr.DataArray, max_px: int = MAX_PX) -> tuple[NDArray[np.uint8], Extent, str]:
-    """A composite as it would look from above.
+def true_colour(
+    reflectance: xr.DataArray, max_px: int = MAX_PX, bands: tuple[str, ...] = TRUE_COLOUR
+) -> tuple[NDArray[np.uint8], Extent, str]:
+    """A composite as it would look from above, or in other bands.
 
     Shows the period with the most observations (the last of equals). Each band is stretched by itself between its 2nd
     and 98th percentile, which dark water and a few clouds do not move, and brightened with a gamma, since most land is
@@ -213,6 +215,8 @@ def true_colour(reflectance: xr.DataArray, max_px: int = MAX_PX) -> tuple[NDArra
     reflectance : int16 DataArray, dims (period, band, y, x)
         Reflectance x 10000, nodata -32768, band names as the coordinate ``band``.
     max_px : int
+    bands : tuple of three str
+        Shown as red, green and blue; where the composite lacks one of them, its first three.
 
     Returns
     -------
@@ -223,9 +227,9 @@ def true_colour(reflectance: xr.DataArray, max_px: int = MAX_PX) -> tuple[NDArra
         What is shown: ``"true colour, summer"``; with other bands than red, green and blue, their names.
     """
     names = [str(name) for name in reflectance["band"].values]
-    if set(TRUE_COLOUR) <= set(names):
-        shown: tuple[str, ...] = TRUE_COLOUR
-        what = "true colour"
+    if set(bands) <= set(names):
+        shown = bands
+        what = "true colour" if bands == TRUE_COLOUR else f"bands {', '.join(bands)}"
     else:
         shown = tuple(names[:3]) if len(names) >= 3 else (names[0],)
         what = f"bands {', '.join(shown)}" if len(shown) > 1 else f"band {shown[0]}"

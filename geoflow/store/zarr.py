@@ -358,11 +358,22 @@ def _root_attributes(grid: Grid) -> dict[str, Any]:
 def _read_description(path: Path) -> dict[str, Any]:
     if not (path / "zarr.json").is_file():
         raise StoreError(f"{path} is not a Zarr store that geoflow made; a run writes OUT/country.zarr")
-    described = zarr.open_group(zarr_store(path), mode="r", use_consolidated=False).attrs.asdict().get("geoflow")
+    return check_description(zarr.open_group(zarr_store(path), mode="r", use_consolidated=False).attrs.asdict(), path)
+
+
+def check_description(attributes: Any, where: str | Path) -> dict[str, Any]:
+    """What the root of a store says of itself.
+
+    Raises
+    ------
+    StoreError
+        If it is no store of geoflow's, or one of a newer geoflow.
+    """
+    described = attributes.get("geoflow") if isinstance(attributes, dict) else None
     if not isinstance(described, dict) or "grid" not in described:
-        raise StoreError(f"{path} is a Zarr store, but not one that geoflow made")
+        raise StoreError(f"{where} is a Zarr store, but not one that geoflow made")
     if described.get("format", 0) > FORMAT:
-        raise StoreError(f"{path} has layout {described['format']}, this geoflow reads up to {FORMAT}: update geoflow")
+        raise StoreError(f"{where} has layout {described['format']}, this geoflow reads up to {FORMAT}: update geoflow")
     return described
 
 
