@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # Each test process trains small nets and starts clusters of its own: more than two would wait for each other.
 TEST_PROCESSES ?= 2
 
-.PHONY: help install install-dev quickstart test test-slow test-faults lint format bench clean
+.PHONY: help install install-dev quickstart test test-slow test-faults lint format bench viewer-libraries clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,9 @@ format: install-dev  ## put the style right
 
 bench: install-dev  ## the small benchmarks
 	@for b in imagery labels patches learning ranks maps running export; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py --size small || exit 1; done
+
+viewer-libraries:  ## bundle the viewer's JavaScript libraries anew (needs npm)
+	cd geoflow/viewer/vendor && npm ci --ignore-scripts && npm run build
 
 clean:  ## remove outputs and the environment
 	rm -rf out $(VENV)

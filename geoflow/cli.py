@@ -36,6 +36,7 @@ from geoflow.cli_runs import RUN_COMMANDS, drive
 from geoflow.cli_screen import Quiet, Verbose, give_manners, make_console, screen, set_volume
 from geoflow.cli_search import search
 from geoflow.cli_verify import verify
+from geoflow.cli_view import view
 from geoflow.errors import GeoflowError, RunFailed
 from geoflow.redact import guard_process
 
@@ -193,7 +194,7 @@ _RESULTS, _HERE = "What came out", "This installation"
 
 _PANELS: dict[str, dict[str, Callable[..., None]]] = {
     _RUNS: {"init": init, "validate": validate, "run": run, "plan": plan, **RUN_COMMANDS},
-    _RESULTS: {"evaluate": evaluate, "areas": areas, "export": export, "verify": verify},
+    _RESULTS: {"view": view, "evaluate": evaluate, "areas": areas, "export": export, "verify": verify},
     _DATA: {"search": search, "audit": audit, "sample": sample},
     _NETS: {"lr": learning_rates, "ensemble": ensemble},
     _HERE: {"doctor": doctor, "schema": schema, "version": version},

@@ -1,0 +1,21 @@
+// What the viewer uses of its libraries, as one module. Rebuilt with `make viewer-libraries`; see ../../../docs/decisions/0015-viewer.md.
+export {default as Map} from 'ol/Map.js';
+export {default as View} from 'ol/View.js';
+export {default as Feature} from 'ol/Feature.js';
+export {default as TileLayer} from 'ol/layer/Tile.js';
+export {default as VectorLayer} from 'ol/layer/Vector.js';
+export {default as ImageTile} from 'ol/source/ImageTile.js';
+export {default as GeoZarr} from 'ol/source/GeoZarr.js';
+export {default as VectorSource} from 'ol/source/Vector.js';
+export {default as GeoJSON} from 'ol/format/GeoJSON.js';
+export {default as Point} from 'ol/geom/Point.js';
+export {default as TileGrid} from 'ol/tilegrid/TileGrid.js';
+export {default as ScaleLine} from 'ol/control/ScaleLine.js';
+export {default as Zoom} from 'ol/control/Zoom.js';
+export {default as Projection} from 'ol/proj/Projection.js';
+export {addProjection, get as getProjection, transform} from 'ol/proj.js';
+export {register as registerProj4} from 'ol/proj/proj4.js';
+export {Circle, Fill, Stroke, Style} from 'ol/style.js';
+export {getRenderPixel} from 'ol/render.js';
+export {default as proj4} from 'proj4';
+export {FetchStore, open as openZarr, root as zarrRoot, withConsolidatedMetadata} from 'zarrita';
