@@ -18,6 +18,7 @@ import jsonschema
 import pytest
 import yaml
 
+from geoflow.cli import main
 from geoflow.errors import GeoflowError, JobError
 from geoflow.jobs.jobfile import with_text_keys
 from geoflow.jobs.joblines import JobLines
@@ -30,11 +31,6 @@ from geoflow.jobs.validate import validate_job
 ROOT = Path(__file__).parent.parent
 JOBS = [*sorted((ROOT / "jobs").glob("*.yaml")), *sorted((ROOT / "tests/real").glob("slovenia.yaml"))]
 BOX = "24.0,58.0,24.2,58.1"
-
-
-def geoflow(*arguments: Any, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "geoflow", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
 def schema_errors(text: str) -> list[str]:
@@ -260,24 +256,28 @@ def test_estonia_says_what_to_bring_and_from_where():
         assert [page in message for _, _, message in found if message.startswith(f"{key}: there is no")] == [True]
 
 
-def test_the_command_validate(job, tmp_path):
+def test_the_command_validate(job, tmp_path, monkeypatch, capsys):
+    def validate(*arguments: Any) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["geoflow", "validate", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return ended.value.code or 0, said.out, said.err
+
+    monkeypatch.chdir(tmp_path)
     wrong = job(("chunk: 128", "chunk: 100"))
-    done = geoflow("validate", wrong, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.splitlines() == [
-        f"{wrong}:4: error: grid: tile 256 is not a multiple of chunk 100; use tile 300",
-        f"{wrong}: 1 error",
-    ]
-    done = geoflow("validate", wrong, "--json", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, "")
-    found = json.loads(done.stdout)
-    assert (found["valid"], found["problems"][0]["line"], found["problems"][0]["key"]) == (False, 4, "grid")
-    done = geoflow("validate", job(), cwd=tmp_path)
-    assert done.returncode == 0
-    assert re.search(r"valid; 32 km², 640 x 510 px of 10 m, 6 tiles, writes at most 0\.0\d GB", done.stdout)
-    missing = geoflow("validate", tmp_path / "no.yaml")
-    assert (missing.returncode, missing.stdout) == (2, "")
-    assert "there is no job file" in missing.stderr
+    said = f"{wrong}:4: error: grid: tile 256 is not a multiple of chunk 100; use tile 300\n{wrong}: 1 error\n"
+    assert validate(wrong) == (1, said, "")
+    code, out, _ = validate(wrong, "--json")
+    found = json.loads(out)
+    assert (code, found["valid"]) == (1, False)
+    assert (found["problems"][0]["line"], found["problems"][0]["key"]) == (4, "grid")
+    code, out, _ = validate(job())
+    assert code == 0
+    assert re.search(r"valid; 32 km², 640 x 510 px of 10 m, 6 tiles, writes at most 0\.0\d GB", out)
+    code, out, err = validate(tmp_path / "no.yaml")
+    assert (code, out) == (2, "")
+    assert "there is no job file" in err
 
 
 # Init
@@ -359,13 +359,11 @@ def test_a_wish_that_cannot_be_granted_is_refused_and_nothing_is_written(tmp_pat
 def test_a_file_that_is_there_is_kept(tmp_path):
     path = tmp_path / "job.yaml"
     path.write_text("mine")
-    done = geoflow("init", path, "--area", BOX, "--yes")
-    assert done.returncode == 2
-    assert "--force" in done.stderr
+    with pytest.raises(GeoflowError, match="--force"):
+        write_starter(path, Wishes(BOX))
     assert path.read_text() == "mine"
-    done = geoflow("init", path, "--area", BOX, "--yes", "--force")
-    assert done.returncode == 0, done.stderr
-    assert "clc2018 (register, free)" in done.stdout
+    notes = write_starter(path, Wishes(BOX), force=True).notes
+    assert any("clc2018 (register, free)" in note for note in notes)
     assert yaml.safe_load(path.read_text())["area"]["bbox"] == [24.0, 58.0, 24.2, 58.1]
 
 

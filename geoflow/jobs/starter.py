@@ -31,8 +31,8 @@ _EUROPE = (-25.0, 34.0, 45.0, 72.0)
 _ATTRIBUTION = (
     "CORINE Land Cover: European Union, Copernicus Land Monitoring Service, European Environment Agency (EEA)"
 )
-_COUNTRY_KM2 = 5000.0
-"""From here on a net has enough to learn from to be worth long training."""
+_COUNTRY_PX = 50e6
+"""From so many pixels on a net has enough to learn from to be worth long training: 5000 km² at 10 m."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def starter_values(wishes: Wishes, folder: Path) -> tuple[dict[str, Any], list[s
     notes: list[str] = []
     section, area = read_wished_area(wishes)
     lonlat = area.to_crs("EPSG:4326").boundingbox
-    km2 = area.to_crs("EPSG:6933").area / 1e6
+    country = area.to_crs("EPSG:6933").area / wishes.resolution_m**2 > _COUNTRY_PX  # equal area, of the whole earth
     crs = wishes.crs or default_crs(lonlat)
     if section.file is not None:
         notes += _features_note(section)
@@ -121,12 +121,12 @@ def starter_values(wishes: Wishes, folder: Path) -> tuple[dict[str, Any], list[s
         "labels": label_values(wishes, folder, list(epochs), notes),
     }
     if wishes.bigearthnet is not None:
-        long = {"options": {"head_epochs": 10, "epochs": 5, "batch": 64}} if km2 > _COUNTRY_KM2 else {}
+        long = {"options": {"head_epochs": 10, "epochs": 5, "batch": 64}} if country else {}
         values["classifier"] = {"source": _relative(wishes.bigearthnet, folder), **long}
     else:
         notes.append(f"without BigEarthNet ({BIGEARTHNET_PAGE}) the net starts from nothing; add it as classifier")
     values["train"] = {"held_out_block_px": max(64, sizes["chunk"]), "held_out_share": 0.2}
-    if km2 > _COUNTRY_KM2:
+    if country:
         values["train"]["options"] = {"decoder_steps": 10000, "steps": 10000, "batch": 16, "window_px": 256}
     values["predict"] = {"engine": "auto"}
     corine = values["labels"]["legend"] == "corine"
