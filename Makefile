@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-com
 # Each test process trains small nets and starts clusters of its own: more than two would wait for each other.
 TEST_PROCESSES ?= 2
 
-.PHONY: help install install-dev quickstart test test-slow test-faults lint format bench viewer-libraries clean
+.PHONY: help install install-dev quickstart test test-slow test-faults lint format bench docs viewer-libraries clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -52,6 +52,10 @@ format: install-dev  ## put the style right
 
 bench: install-dev  ## the small benchmarks
 	@for b in imagery labels patches learning ranks maps running export; do echo "== $$b"; $(BIN)/python benchmarks/$$b.py --size small || exit 1; done
+
+docs: install-dev  ## the site of docs/ in build/site, which loads nothing from other machines
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --config-file docs/site/mkdocs.yml
+	@echo build/site/index.html
 
 viewer-libraries:  ## bundle the viewer's JavaScript libraries anew (needs npm)
 	cd geoflow/viewer/vendor && npm ci --ignore-scripts && npm run build
