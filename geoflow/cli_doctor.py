@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from geoflow.cli_options import Json, Out, Where, propose_jobs
 from geoflow.cli_screen import make_console, screen
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from geoflow.jobs.doctor import Finding
 
 _MARKS = {"green": "[green]✓[/]", "yellow": "[yellow]![/]", "red": "[bold red]✗[/]"}
 _VERDICTS = {
@@ -35,18 +40,31 @@ def doctor(
     """
     from geoflow.jobs.doctor import examine, worst
 
-    shown, findings = screen(as_json), []
+    shown, findings, told = screen(as_json), [], ""
     for finding in examine(job, out, cluster):
         findings.append(finding)
         # Under -q what is wrong is all that there is to say.
         console = make_console() if shown.quiet and finding.status == "red" else shown.out
-        console.print(f"{_MARKS[finding.status]} [bold]{finding.name:<12}[/] ", end="")
-        console.print(finding.found, markup=False, highlight=False)
-        if finding.do:
-            console.print(f"{'':15}→ {finding.do}", markup=False, highlight=False)
+        _print_finding(console, finding, told)
+        told = finding.do
     state = worst(findings)
     if as_json:
         shown.json({"status": state, "findings": [f.to_dict() for f in findings]})
     shown.last(_VERDICTS[state])
     if state == "red":
         raise typer.Exit(1)
+
+
+def _print_finding(console: Console, finding: Finding, told: str) -> None:
+    """A line, or on a narrow terminal a paragraph; ``told`` is what to do as it was said last, and is not repeated."""
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = Table.grid(padding=(0, 1, 0, 0))
+    lines.add_column(width=1)
+    lines.add_column(width=12, style="bold")
+    lines.add_column(overflow="fold")
+    lines.add_row(_MARKS[finding.status], finding.name, Text(finding.found))
+    if finding.do and finding.do != told:
+        lines.add_row("", "", Text(f"→ {finding.do}"))
+    console.print(lines, soft_wrap=not console.is_terminal)

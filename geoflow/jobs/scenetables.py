@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from geoflow.jobs.scenediff import told
 from geoflow.jobs.scenesearch import FoundScenes
-from geoflow.jobs.tables import plain_table
+from geoflow.jobs.tables import near, plain_table, print_aside
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from geoflow.jobs.scenes import Scenes
 
 _MOST_COUNTS = 8
+_ROOMY = 140  # columns of a terminal: with fewer, reasons stand below the table, and orbits nowhere
 
 
 def print_search(console: Console, found: FoundScenes) -> None:
@@ -34,7 +36,7 @@ def print_search(console: Console, found: FoundScenes) -> None:
     if found.previewed:
         console.print("Nothing was changed; to take this over: geoflow search --refresh --apply, or run with --refresh")
     for path in found.files:
-        console.print(f"  {path}", highlight=False, markup=False)
+        console.print(f"  {near(Path(path))}", highlight=False, markup=False)
 
 
 def how_many(found: FoundScenes) -> str:
@@ -49,21 +51,31 @@ def _print_period(console: Console, scenes: Scenes, period: str) -> None:
     used = [facts for facts in ledger["used"] if period in facts["periods"]]
     refused = [facts for facts in ledger["refused"] if facts.get("period") in (period, "")]
     span = scenes.periods[period]
-    table = plain_table(
-        f"{scenes.epoch} {period}", "Date", "Tile", "Orbit", "Cloud %", "Baseline", "Offset", "", numbers=(3, 4, 6)
-    )
     rows = [(facts, "used" + (f": {facts['note']}" if facts["note"] else "")) for facts in used]
     rows += [(facts, f"refused: {facts['reason']}") for facts in refused]
-    for facts, said in sorted(rows, key=lambda row: (str(row[0].get("date")), row[0]["id"])):
+    rows.sort(key=lambda row: (str(row[0].get("date")), row[0]["id"]))
+    roomy = console.width >= _ROOMY
+    heads = ("Date", "Tile", *["Orbit"] * roomy, "Cloud %", "Baseline", "Offset", "")
+    numbers = tuple(at for at, head in enumerate(heads, start=1) if head in ("Orbit", "Cloud %", "Offset"))
+    table = plain_table(f"{scenes.epoch} {period}", *heads, numbers=numbers)
+    table.padding = (0, 2 if roomy else 1, 0, 0)
+    for column in table.columns:
+        column.no_wrap = True
+    table.columns[0].no_wrap, table.columns[0].overflow = roomy, "fold"  # some ids alone are as wide as a terminal
+    for facts, said in rows:
         style = "dim" if said.startswith("refused") else ""
-        table.add_row(*(escape(text) for text in _cells(facts)), escape(said), style=style)
+        shown = said if roomy else said.partition(":")[0]
+        table.add_row(*(escape(text) for text in _cells(facts, roomy)), escape(shown), style=style)
     console.print(table)
+    for facts, said in rows:
+        if not roomy and ":" in said:
+            print_aside(console, f"{facts['id']} {said}")
     console.print(f"  {span.start} to {span.end}: {len(used)} used, {len(refused)} refused{_aside(scenes, period)}\n")
 
 
-def _cells(facts: Mapping[str, Any]) -> list[str]:
+def _cells(facts: Mapping[str, Any], orbit: bool) -> list[str]:
     cloud = facts.get("cloud")
-    names = ("date", "tile", "orbit")
+    names = ("date", "tile", "orbit") if orbit else ("date", "tile")
     plain = ["" if facts.get(name) is None else str(facts[name]) for name in names]
     offset = str(facts["offset_add"]) if "offset_add" in facts else ""
     return [facts["id"], *plain, "" if cloud is None else f"{cloud:.1f}", str(facts.get("baseline") or ""), offset]

@@ -86,7 +86,7 @@ def _list_scenes(console: Console, epoch: str, ledger: Mapping[str, Any]) -> Non
         scenes.add_row(scene["id"], scene["date"], cloud, str(scene["baseline"]), str(scene["offset_add"]), decided)
     console.print(scenes)
     for refused in ledger["refused"][:_MOST_REFUSED]:
-        console.print(f"  refused {refused['id']}: {refused['reason']}", style="dim", markup=False, highlight=False)
+        print_aside(console, f"{refused['id']} refused: {refused['reason']}")
     if (more := len(ledger["refused"]) - _MOST_REFUSED) > 0:
         console.print(f"  [dim]and {more} more; geoflow search lists them all[/]", highlight=False)
     console.print()
@@ -110,6 +110,7 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(f"{first}; all are in patches.zarr/skipped.csv", markup=False, highlight=False)
     if "accuracy" in summary:
         print_accuracy(console, summary["accuracy"])
+        console.print()
 
 
 def how_it_ended(summary: Mapping[str, Any], out: Path) -> str:
@@ -120,6 +121,14 @@ def how_it_ended(summary: Mapping[str, Any], out: Path) -> str:
         f"; start with {near(report)}" if summary["status"] == "complete" and report.exists() else f", in {near(out)}"
     )
     return f"[bold]{summary['job']}[/] {state} after {duration(summary['seconds'])}{look}"
+
+
+def print_aside(console: Console, text: str) -> None:
+    """A remark, dim, indented and broken between words."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print(Padding(Text(text, style="dim"), (0, 0, 0, 2)), soft_wrap=False)
 
 
 def near(path: Path) -> str:
@@ -160,7 +169,6 @@ def print_accuracy(console: Console, accuracy: Mapping[str, Any]) -> None:
             f"{patches['right']} of {patches['mapped']} right",
             highlight=False,
         )
-    console.print()
 
 
 def overall_line(accuracy: Mapping[str, Any]) -> str:

@@ -157,7 +157,7 @@ def check_tasks(client: Client, checks: Checks, names: Sequence[Name], console: 
     found = Checked()
     batches = [tuple(names[at : at + BATCH]) for at in range(0, len(names), BATCH)]
     tasks = (Task("verify", f"{batch[0][0]}-{batch[0][1]}", "", CheckWork(checks, batch)) for batch in batches)
-    with console.stage("Verify", len(batches), 0) as progress:
+    with console.stage("Read again", len(batches), 0) as progress:
         for task, done in windowed(client, tasks):
             found.add(done.content["found"])
             progress.advance(task)
