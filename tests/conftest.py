@@ -181,5 +181,10 @@ def _whole_job(country: Path) -> dict[str, Any]:
         "generalise": {"1ha": {"mmu_ha": 1, "smooth_px": 3}},
         "change": {"from": "2018", "to": "2024", "min_confidence": 0, "mmu_ha": 0.1},
         "evaluate": {"truth": {epoch: str(country / f"truth/landcover_{epoch}.tif") for epoch in ("2018", "2024")}},
-        "publish": {"title": "A tiny country", "attribution": "Synthetic"},
+        "publish": {
+            "title": "A tiny country",
+            "attribution": "Synthetic",
+            "zones": str(country / "counties.gpkg"),
+            "zone_column": "name",
+        },
     }

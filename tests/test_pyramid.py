@@ -125,11 +125,24 @@ def test_a_run_has_overviews_of_every_layer(finished):
             below = here
 
 
+def test_the_summary_tells_where_time_went_and_areas_by_zone(finished):
+    summary = json.loads((finished[1] / "summary.json").read_text())
+    assert set(summary["stages"]["imagery"]["spent"]) == {"read", "write"}
+    assert set(summary["stages"]["predict"]["spent"]) == {"read", "net", "write"}
+    assert all(seconds > 0 for seconds in summary["stages"]["predict"]["spent"].values())
+    by_zone = summary["areas_by_zone"]["2018"]
+    whole = sum(summary["areas_ha"]["2018"]["level1"].values())
+    assert 0.9 * whole < sum(sum(zone["level1"].values()) for zone in by_zone.values()) <= whole
+
+
 def test_the_root_says_where_the_overviews_are(finished):
     _, out = finished
     root = json.loads((out / "country.zarr/zarr.json").read_text())
     held, attrs = root["consolidated_metadata"]["metadata"], root["attributes"]
     assert attrs["proj:code"] == "EPSG:3035"
+    assert attrs["title"] == "A tiny country"
+    assert attrs["attribution"] == "Synthetic scenes made by geoflow; no real place; Synthetic"
+    assert attrs["history"].startswith("made by geoflow")
     layout = attrs["multiscales"]["layout"]
     assert {entry["asset"].split("/")[-1] for entry in layout} == {"imagery", "labels", "map", "generalised", "change"}
     for entry in layout:

@@ -228,13 +228,22 @@ def test_numbers_are_those_of_the_summary(tmp_path: Path, corine: Legend) -> Non
     assert "+34.0" in words  # woodland-shrub, absent in 2018
 
 
+def test_zones_and_the_matrix_of_change_are_told(tmp_path: Path, corine: Legend) -> None:
+    zones = {"2024": {"Eastwold": {"level1": {"2": 25.0, "3": 75.0}}, "Aland": {"level1": {"5": 8.0}}}}
+    words = write(tmp_path, {**SUMMARY, "areas_by_zone": zones}, corine).words
+    assert re.search(r"By zone, 2024.*Aland\W*8\.00?\D.*Eastwold\W*100\D*0\.0\D*25\.0\D*75\.0", words, re.DOTALL)
+    assert "By zone" not in write(tmp_path, SUMMARY, corine).words
+    assert "on the diagonal between classes of one" in words
+
+
 def test_self_contained(tmp_path: Path, corine: Legend) -> None:
     (tmp_path / "map.png").write_bytes(PNG)
     page = write(tmp_path, SUMMARY, corine, {"map": tmp_path / "map.png", "change": tmp_path / "none.png"})
     images = [value for tag, value in page.links if tag == "img"]
     assert len(images) == 1
     assert base64.b64decode(images[0].removeprefix("data:image/png;base64,")) == PNG
-    assert [(tag, value) for tag, value in page.links if tag != "img"] == [("a", "https://www.copernicus.eu/")]
+    links = [(tag, value) for tag, value in page.links if tag != "img" and not value.startswith("#")]
+    assert links == [("a", "https://www.copernicus.eu/")]
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "@import" not in text

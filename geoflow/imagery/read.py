@@ -30,6 +30,7 @@ from geoflow.imagery.harmonise import to_reflectance
 from geoflow.imagery.resample import Resampling, Source, Target, is_window_of, resample
 from geoflow.imagery.sign import forget_token, sign
 from geoflow.places import gdal_options
+from geoflow.stopwatch import READ, spending
 
 GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
@@ -321,9 +322,15 @@ def _digital_numbers(dataset: DatasetReader, target: Target, resampling: Resampl
         return _paste(dataset, corner, target.shape)
 
     def read(rows: slice, cols: slice) -> NDArray[Any]:
-        return dataset.read(1, window=Window.from_slices(rows, cols))
+        return _pixels(dataset, rows, cols)
 
     return resample(read, source, target, resampling)
+
+
+def _pixels(dataset: DatasetReader, rows: slice, cols: slice) -> NDArray[Any]:
+    with spending(READ):
+        values: NDArray[Any] = dataset.read(1, window=Window.from_slices(rows, cols))
+    return values
 
 
 def _paste(dataset: DatasetReader, corner: tuple[int, int], shape: tuple[int, int]) -> NDArray[Any]:
@@ -332,11 +339,11 @@ def _paste(dataset: DatasetReader, corner: tuple[int, int], shape: tuple[int, in
     rows = slice(max(0, row), min(dataset.height, row + height))
     cols = slice(max(0, col), min(dataset.width, col + width))
     if (rows.stop - rows.start, cols.stop - cols.start) == shape:
-        return dataset.read(1, window=Window.from_slices(rows, cols))
+        return _pixels(dataset, rows, cols)
     out = np.zeros(shape, dataset.dtypes[0])
     if rows.start < rows.stop and cols.start < cols.stop:
         inside = out[rows.start - row : rows.stop - row, cols.start - col : cols.stop - col]
-        inside[...] = dataset.read(1, window=Window.from_slices(rows, cols))
+        inside[...] = _pixels(dataset, rows, cols)
     return out
 
 

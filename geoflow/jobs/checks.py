@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from geoflow.errors import GeoflowError, JobError
 from geoflow.jobs.estimate import bytes_to_write
 from geoflow.jobs.jobfile import check_inputs_exist
 from geoflow.jobs.scenediff import tell_changes
+from geoflow.jobs.zonework import Zones
 from geoflow.places import failures, is_remote, local_copy, remove, write_bytes
 
 if TYPE_CHECKING:
@@ -82,8 +84,12 @@ def checks_of(flow: Flow, console: Console) -> list[Check]:
         found.append(Check("predict.model", ("predict", "imagery"), lambda: _check_model(flow)))
     if job.change is not None:
         found.append(Check("change.method", ("change", "imagery", "predict"), lambda: _check_method(flow)))
-        if job.change.zones is not None:
-            found.append(Check("change.zones", ("change.zones", "change.zone_column"), lambda: _check_zones(flow)))
+    for name in ("change", "publish"):
+        section = getattr(job, name)
+        if section is not None and section.zones is not None:
+            zones = Zones(section.zones, section.zone_column)
+            needs = (f"{name}.zones", f"{name}.zone_column")
+            found.append(Check(needs[0], needs, partial(_check_zones, name, zones)))
     return found
 
 
@@ -120,22 +126,26 @@ def _check_patches(flow: Flow, console: Console) -> None:
         _ = flow.patch_id
 
 
-def _check_zones(flow: Flow) -> None:
+def _check_zones(section: str, zones: Zones) -> None:
+    """A file of polygons with a CRS, and names that tell them apart."""
     import pyogrio
 
-    change = flow.job.change
-    if change is None or change.zones is None:
-        return
+    file, column = zones.file, zones.column
     try:
-        facts = pyogrio.read_info(local_copy(change.zones))
+        facts = pyogrio.read_info(local_copy(file))
+        named = () if column is None else pyogrio.read_dataframe(local_copy(file), read_geometry=False).get(column, ())
     except Exception as error:  # drivers raise many kinds; each means that there are no zones
-        raise JobError(f"change.zones: {change.zones} cannot be read: {error}") from error
+        raise JobError(f"{section}.zones: {file} cannot be read: {error}") from error
     if facts["crs"] is None:
-        raise JobError(f"change.zones: {change.zones} has no CRS; save it with one")
+        raise JobError(f"{section}.zones: {file} has no CRS; save it with one")
     columns = list(facts["fields"])
-    if change.zone_column is not None and change.zone_column not in columns:
+    if column is not None and column not in columns:
+        raise JobError(f"{section}.zone_column: {file} has no column {column!r}; it has {', '.join(columns)}")
+    names = [str(name) for name in named]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise JobError(
-            f"change.zone_column: {change.zones} has no column {change.zone_column!r}; it has {', '.join(columns)}"
+            f"{section}.zone_column: {column!r} of {file} has {repeated[0]!r} more than once; name a column whose "
+            "values are unique, or dissolve the polygons by it"
         )
 
 

@@ -18,6 +18,7 @@ from geoflow.jobs.overviews import Overviews
 from geoflow.jobs.scenes import footprint_wkb
 from geoflow.jobs.spec import Job
 from geoflow.jobs.tasks import Stage, Task
+from geoflow.jobs.zonework import ZoneAreasWork
 from geoflow.places import remove_tree
 from geoflow.store.receipts import digest
 
@@ -56,6 +57,8 @@ class Flow(LearningFlow):
             flow.append(Stage("engine", "Engine", self._engine_tasks))
             flow.append(Stage("predict", "Maps", self._predict_tasks, self._prepare_maps, self._drop_scratch))
             flow.append(Stage("seams", "Seams", self._seams_tasks))
+            if self.zones:
+                flow.append(Stage("areas", "Areas", self._areas_tasks))
         for name in job.generalise:
             flow += self._generalise_stages(name)
         if self.joint_change:
@@ -160,6 +163,17 @@ class Flow(LearningFlow):
                 footprints = tuple(footprint_wkb(item) for item in self.scenes[epoch].on(tile))
                 doing = mapwork.SeamsWork(self.store_path, tile.id, f"map/{epoch}", level, core, blend, footprints)
                 tasks.append(self._task("seams", f"{epoch}/{tile.id}", [level, core, blend, read], doing))
+        return tasks
+
+    def _areas_tasks(self) -> list[Task]:
+        zones = self.zones
+        if zones is None:
+            return []
+        stamp, tasks = file_stamp(zones.file), []
+        for key, made in self._map_ids().items():
+            epoch, tile = key.split("/")
+            doing = ZoneAreasWork(self.store_path, tile, f"map/{epoch}", self.legend, zones)
+            tasks.append(self._task("areas", key, [epoch, tile, stamp, zones.column, made], doing))
         return tasks
 
     def _model_halo(self) -> int:

@@ -10,6 +10,7 @@ from geoflow.legends import BUILTIN
 from geoflow.store.zarr import Group, Variable
 
 if TYPE_CHECKING:
+    from geoflow.jobs.spec import Job
     from geoflow.legends import Legend
 
 NO_SOURCE = 65535
@@ -38,6 +39,24 @@ def imagery_group(
     told = {"long_name": "place of the scene in the attribute scenes of the group", "units": "1"}
     source = Variable("source", "uint16", NO_SOURCE, ("period",), told)
     return Group(f"imagery/{epoch}", (reflectance, clear, source), coords, {**attrs, "scenes": list(scenes)})
+
+
+def store_attributes(job: Job, attribution: Sequence[str]) -> dict[str, Any]:
+    """What the root of the store says of all of it (CF); the same for the same job and version, at whatever time."""
+    from geoflow import __version__
+
+    sources = []
+    if job.imagery is not None:
+        sources.append(f"Sentinel-2 level 2A, catalog {job.imagery.catalog}")
+    if job.labels is not None:
+        sources.append(f"labels {job.labels.source.name}")
+    return {
+        "title": job.publish.title if job.publish else job.name,
+        "source": "; ".join(sources),
+        "history": f"made by geoflow {__version__}, job {job.name}",
+        "references": "https://arxiv.org/abs/2003.02899",
+        "attribution": "; ".join(attribution),
+    }
 
 
 def label_group(name: str, legend: Legend, source: str) -> Group:

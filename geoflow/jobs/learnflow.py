@@ -49,6 +49,7 @@ VERSIONS = {
     "change": 6,
     "polygons": 1,
     "evaluate": 1,
+    "areas": 1,
     "overviews": 1,
 }
 """Versions of what each stage computes. A release that changes the pixels of a stage raises its number, so that outputs
@@ -76,6 +77,7 @@ PARTS = {
     ),
     "polygons": ("scenes' dates", "zones", "column of the zones", "change"),
     "evaluate": ("tile", "maps, labels and change", "truth"),
+    "areas": ("epoch", "tile", "zones", "column of the zones", "map"),
     "overviews": ("factor", "layer", "tile", "finer pixels"),
 }  # fmt: skip
 """What the parts of a task's id are called: which of them has changed is why a task is done again."""

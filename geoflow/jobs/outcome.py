@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +21,14 @@ class Outcome:
     skipped: int = 0
     failed: list[dict[str, Any]] = field(default_factory=list)
     work_seconds: float = 0.0
+    spent: Counter[str] = field(default_factory=Counter)
     receipts: Spool = field(default_factory=Spool)
+
+    def book(self, key: str, receipt: Mapping[str, Any]) -> None:
+        """Keep the receipt of a task, and add up what it took."""
+        self.work_seconds += float(receipt.get("seconds", 0.0))
+        self.spent.update(receipt.get("spent", {}))
+        self.receipts[key] = dict(receipt)
 
     @property
     def tasks(self) -> int:
@@ -65,6 +73,5 @@ def split_finished(tasks: Iterable[Task], receipts: Receipts) -> tuple[list[Task
                 todo.append(task)
             else:
                 outcome.skipped += 1
-                outcome.work_seconds += receipt.get("seconds", 0.0)
-                outcome.receipts[task.key] = receipt
+                outcome.book(task.key, receipt)
     return todo, outcome

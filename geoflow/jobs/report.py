@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from geoflow.jobs.areareport import area_rows, change_matrix, zone_tables
 from geoflow.jobs.pages import pages
 from geoflow.jobs.scenereport import coverage_rows, ledger_facts, shown_config
 from geoflow.legends import Legend, hex_colour
@@ -59,19 +60,6 @@ class ConfusionRow:
     name: str
     pixels: int
     shares: tuple[float | None, ...]
-
-
-@dataclass(frozen=True)
-class AreaRow:
-    """A class or a group of classes: hectares in each epoch (None where it does not occur), share of the last."""
-
-    code: int
-    name: str
-    colour: str
-    group: bool
-    hectares: tuple[float | None, ...]
-    difference: float | None
-    share: float
 
 
 @dataclass(frozen=True)
@@ -119,7 +107,7 @@ def write_report(summary: Mapping[str, Any], figures: Mapping[str, Path], path: 
 def _context(summary: Mapping[str, Any], figures: Mapping[str, Path], root: Path, legend: Legend) -> dict[str, Any]:
     s = without_machine_paths(dict(summary), root)
     accuracy = s.get("accuracy") or {}
-    areas = _areas(s.get("areas_ha") or {}, legend)
+    areas = area_rows(s.get("areas_ha") or {}, legend)
     return {
         "job": s["job"],
         "title": s.get("title") or s["job"],
@@ -138,6 +126,7 @@ def _context(summary: Mapping[str, Any], figures: Mapping[str, Path], root: Path
         "change_accuracy": _change_accuracy(accuracy),
         "epochs": list(s.get("areas_ha") or {}),
         "areas": areas,
+        "zones": zone_tables(s.get("areas_by_zone") or {}, legend),
         "largest": max((row.share for row in areas if not row.group), default=0.0) or 1.0,
         "seams": _seams(s.get("seams") or {}),
         "change": _changes(s.get("change") or {}, legend),
@@ -158,6 +147,7 @@ def _context(summary: Mapping[str, Any], figures: Mapping[str, Path], root: Path
         "paths": s.get("paths") or {},
         "versions": s.get("versions") or {},
         "attribution": s.get("attribution") or [],
+        "first_level": [(code, legend.label(code)) for code in legend.codes(legend.levels[0])],
         "colour": lambda code: hex_colour(legend.colour(int(code))),
     }
 
@@ -219,36 +209,6 @@ def _change_accuracy(accuracy: Mapping[str, Any]) -> dict[str, Mapping[str, Any]
     return {names[where]: figures for where, figures in change.items()}
 
 
-def _areas(areas: Mapping[str, Any], legend: Legend) -> list[AreaRow]:
-    """The deepest level grouped by level 1."""
-    by_epoch = {
-        epoch: {int(code): ha for classes in levels.values() for code, ha in classes.items()}
-        for epoch, levels in areas.items()
-    }
-    present = {code for table in by_epoch.values() for code in table}
-    first, deepest = legend.levels[0], legend.deepest
-    codes = [c for c in sorted(legend.codes(deepest)) if c in present]
-    rows: list[AreaRow] = []
-    for group in legend.codes(first):
-        members = [code for code in codes if legend.ancestor(code, first) == group]
-        if first != deepest and (members or group in present):
-            rows.append(_area_row(group, by_epoch, legend, group=True))
-        rows += [_area_row(code, by_epoch, legend, group=False) for code in members]
-    return rows
-
-
-def _area_row(code: int, by_epoch: Mapping[str, Mapping[int, float]], legend: Legend, group: bool) -> AreaRow:
-    values = tuple(table.get(code) for table in by_epoch.values())
-    last = list(by_epoch.values())[-1]
-    total = sum(last.get(c, 0.0) for c in legend.codes(legend.levels[0])) or sum(
-        last.get(c, 0.0) for c in legend.codes(legend.deepest)
-    )
-    difference = (values[-1] or 0.0) - (values[0] or 0.0) if len(values) > 1 else None
-    share = (values[-1] or 0.0) / total if total else 0.0
-    colour = hex_colour(legend.colour(code))
-    return AreaRow(code, legend.label(code), colour, group, values, difference, share)
-
-
 SEAM_KINDS = {"window": "Windows of the net", "chunk": "Chunks", "tile": "Tiles", "scene": "Scenes"}
 
 
@@ -276,6 +236,7 @@ def _changes(change: Mapping[str, Any], legend: Legend) -> list[dict[str, Any]]:
         found.append(
             {
                 "pair": pair.replace("-", "–"),
+                "matrix": change_matrix(values.get("transitions", []), legend),
                 "changed_ha": values.get("changed_ha"),
                 "rows": rows,
                 "others": len(rest),

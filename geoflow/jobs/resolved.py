@@ -13,6 +13,7 @@ from geoflow.errors import GeoflowError, JobError
 from geoflow.grid import Grid, Tile
 from geoflow.jobs.scenes import Scenes, Search
 from geoflow.jobs.spec import Job
+from geoflow.jobs.zonework import Zones
 from geoflow.places import local_copy
 from geoflow.store.receipts import Receipts
 from geoflow.store.zarr import Store
@@ -183,6 +184,14 @@ class ResolvedJob:
         """Where the segmenter is: the one given, or the one that this run trains."""
         given = None if self.job.predict is None else self.job.predict.model
         return given or self.out / "model"
+
+    @property
+    def zones(self) -> Zones | None:
+        """The polygons in which areas are told: those to publish, or those of the change section."""
+        for section in (self.job.publish, self.job.change):
+            if section is not None and section.zones is not None:
+                return Zones(section.zones, section.zone_column)
+        return None
 
     @property
     def joint_change(self) -> bool:

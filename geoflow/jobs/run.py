@@ -16,6 +16,7 @@ from geoflow.jobs.clusters import connect
 from geoflow.jobs.console import Console, QuietConsole
 from geoflow.jobs.estimate import worker_needs
 from geoflow.jobs.flow import Flow, Stage
+from geoflow.jobs.layout import store_attributes
 from geoflow.jobs.lease import Lease
 from geoflow.jobs.order import Order
 from geoflow.jobs.outcome import Outcome, split_finished
@@ -168,6 +169,7 @@ def _run_stages(run: Run, cluster: str | None) -> dict[str, Any]:
             raise
     summary = _save_summary(run)
     if run.status == "complete":
+        flow.store.describe(store_attributes(flow.job, summary["attribution"]))
         publish(flow, summary, worked=run.worked, console=console)
         close_seal(run)
     return summary

@@ -257,8 +257,7 @@ class _Window:
             seconds = float(ended.receipt["seconds"])
             self._mean_s = seconds if self._mean_s is None else 0.9 * self._mean_s + 0.1 * seconds
             self._outcome.done += 1
-            self._outcome.work_seconds += seconds
-            self._outcome.receipts[task.key] = ended.receipt
+            self._outcome.book(task.key, ended.receipt)
             self._watch.on_done(task)
 
     def _fail(self, one: _Try, failure: Failure) -> None:

@@ -394,6 +394,10 @@ class Publish(Section):
 
     title: str = Field("Land cover", description="headline of the maps and the report")
     attribution: str = Field("", description="line under the maps; the catalog's own is added")
+    zones: Place | None = Field(
+        None, description="polygons, in any CRS, for areas in each of them; by default those of change.zones"
+    )
+    zone_column: str | None = Field(None, description="column with the names of the zones; their number without")
 
 
 class Job(Section):

@@ -16,6 +16,7 @@ import numpy as np
 
 from geoflow.jobs.coverage import coverage_table
 from geoflow.jobs.imagerywork import reads_of
+from geoflow.jobs.zonework import zone_areas
 
 if TYPE_CHECKING:
     from geoflow.jobs.flow import Flow
@@ -55,7 +56,7 @@ def summarise(run: Run) -> dict[str, Any]:
         "scenes": {epoch: s.ledger() for epoch, s in flow.scenes.items()} if flow.job.imagery else {},
         "coverage": coverage_table(flow.coverage) if flow.job.imagery else {},
         "versions": versions(),
-        "attribution": _attribution(flow),
+        "attribution": attribution(flow),
         "paths": {"store": "country.zarr", "receipts": "receipts", "report": "report.html", "model": "model"},
     }
     receipts = {name: outcome.receipts for name, outcome in run.outcomes.items()}
@@ -69,6 +70,8 @@ def summarise(run: Run) -> dict[str, Any]:
         summary["reads"] = found
     if "predict" in receipts:
         summary["areas_ha"] = _areas(receipts["predict"], flow)
+    if receipts.get("areas"):
+        summary["areas_by_zone"] = zone_areas(receipts["areas"], flow.legend)
     if "change" in receipts and flow.job.change:
         summary["change"] = _change(receipts["change"], flow)
     if "engine" in receipts and (found := receipts["engine"].get("engine")):
@@ -102,10 +105,12 @@ def _stage(title: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
         "failed": len(outcome.failed),
         "seconds": round(seconds, 2),
         "work_seconds": round(outcome.work_seconds, 2),
+        "spent": {kind: round(seconds, 2) for kind, seconds in outcome.spent.items()},
     }
 
 
-def _attribution(flow: Flow) -> list[str]:
+def attribution(flow: Flow) -> list[str]:
+    """Whom to name beside the maps: the imagery's owner, and whom the job names."""
     lines = [flow.catalog.attribution] if flow.job.imagery else []
     if flow.job.publish and flow.job.publish.attribution:
         lines.append(flow.job.publish.attribution)

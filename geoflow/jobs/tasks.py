@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from geoflow.errors import GeoflowError
 from geoflow.places import remove
 from geoflow.redact import guard_process, without_secrets
+from geoflow.stopwatch import take_spent
 from geoflow.store.receipts import Receipts
 
 
@@ -104,7 +105,7 @@ def perform(task: Task, folder: Path) -> dict[str, Any]:
     guard_process()  # what this worker logs
     with without_secrets():
         done = task.work()
-    content = {**done.content, "seconds": round(time.monotonic() - start, 3)}
+    content = {**done.content, "seconds": round(time.monotonic() - start, 3), "spent": take_spent()}
     if task.because:
         content["because"] = dict(task.because)
     return receipts.write(task.stage, task.key, task.id, content, done.files)

@@ -119,8 +119,7 @@ def _standing(task: Task) -> bytes | None:
 def _settle(task: Task, ended: Ended, outcome: Outcome, watch: Watch, tries: int = 1) -> None:
     if ended.receipt is not None:
         outcome.done += 1
-        outcome.work_seconds += float(ended.receipt["seconds"])
-        outcome.receipts[task.key] = ended.receipt
+        outcome.book(task.key, ended.receipt)
     elif ended.failure is not None:
         found = {"stage": task.stage, "key": task.key, "error": ended.failure.text, "tries": tries}
         outcome.failed.append(found | ({"traceback": ended.failure.trace} if ended.failure.trace else {}))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
@@ -26,6 +27,7 @@ from geoflow.mapping.engines import FLIPS, check_name
 from geoflow.mapping.sweep import Block, sweep
 from geoflow.mapping.windows import Lattice
 from geoflow.modelfile import LoadedModel, ModelCard, ModelRef, load_model
+from geoflow.stopwatch import READ, spending
 
 BLOCK_BYTES, BLOCK_PX = 2**28, 4096
 """A block of the map is as large as these allow: imagery that it reads, and pixels a side. The larger, the fewer
@@ -193,6 +195,19 @@ def _decided(cube: xr.DataArray, model: ModelRef, card: ModelCard, y: slice, x: 
     return da.block(blocks)
 
 
+def _data(part: xr.DataArray) -> da.Array:
+    """As one chunk. What is no Dask array but lies in a file is read by the task, in one go."""
+    if part.chunks is not None:
+        return part.chunk(-1).data
+    return da.from_delayed(dask.delayed(_read, pure=False)(part.variable), part.shape, part.dtype)
+
+
+def _read(part: xr.Variable) -> NDArray[Any]:
+    with spending(READ):
+        values: NDArray[Any] = part[...].values  # of a copy: the variable would keep what it read
+    return values
+
+
 def _block_px(channels: int, window_px: int) -> int:
     """Pixels a side of a block whose imagery stays within `BLOCK_BYTES`."""
     fitting = int((BLOCK_BYTES / (2 * channels)) ** 0.5) - 2 * window_px
@@ -210,8 +225,7 @@ def _blocks(part: slice, size: int, own: tuple[int, ...] | None) -> list[slice]:
 
 def _one_block(cube: xr.DataArray, model: ModelRef, block: Block, options: MapOptions, card: ModelCard) -> da.Array:
     seen_y, seen_x = block.seen
-    # A cube that is no Dask array but lies in a file is read by the task, in one go.
-    data = cube.isel(y=seen_y, x=seen_x).chunk(-1).data
+    data = _data(cube.isel(y=seen_y, x=seen_x))
     dtype = decision_type(len(card.codes) if options.probabilities else 0)
     return da.map_blocks(
         sweep,

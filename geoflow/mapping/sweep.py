@@ -26,6 +26,7 @@ from geoflow.mapping.said import Said, blend, decide_all
 from geoflow.mapping.scratch import Scratch
 from geoflow.mapping.windows import Lattice
 from geoflow.places import place
+from geoflow.stopwatch import NET, spending
 
 if TYPE_CHECKING:
     from geoflow.mapping.predict import MapOptions
@@ -175,7 +176,8 @@ class _Sweep:
 
     def _asked(self, window: Window, pixels: NDArray[np.int16]) -> Said:
         x, observed = self.card.inputs.encode(pixels)
-        logits = self.engine.logits(x)
+        with spending(NET):
+            logits = self.engine.logits(x)
         try:
             said = self.spare.pop()
         except IndexError:

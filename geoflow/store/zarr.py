@@ -24,6 +24,7 @@ from zarr.codecs import ZstdCodec
 from geoflow.errors import StoreError
 from geoflow.grid import Grid, Tile
 from geoflow.places import entries, place, zarr_store
+from geoflow.stopwatch import WRITE, spending
 from geoflow.store.conventions import place_attributes
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ class Store:
             If an array has another shape or dtype than the variable.
         """
         # All-nodata chunks are written too: a chunk that is missing then always means data that is missing.
-        with zarr.config.set({"array.write_empty_chunks": True}):
+        with zarr.config.set({"array.write_empty_chunks": True}), spending(WRITE):
             node = zarr.open_group(zarr_store(self.path), mode="r+", path=group, use_consolidated=False)
             for name, values in arrays.items():
                 target = _array(node, name)
