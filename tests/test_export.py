@@ -26,6 +26,7 @@ from geoflow.exports.coding import Coding
 from geoflow.exports.layers import KINDS, Layer, choose
 from geoflow.exports.source import Source, open_source
 from geoflow.legends import legend
+from geoflow.places import read_bytes
 
 CORINE = legend("corine")
 
@@ -255,6 +256,46 @@ def test_what_is_there_is_kept_and_what_is_of_another_state_is_not_overwritten(r
     with rasterio.open(made) as raster:
         assert raster.width < 100
     assert not list((tmp_path / "e").rglob(".*")), "drafts are gone"
+
+
+def test_an_export_that_was_interrupted_goes_on(run: Path, tmp_path: Path) -> None:
+    choice = gf.ExportChoice(layers=("map",), levels=(1,), epochs=("2018",))
+    whole = gf.export(run, tmp_path, choice)
+    contents = {file.path: (tmp_path / file.path).read_bytes() for file in whole.files}
+    (tmp_path / "map-2018/map-2018-level1.qml").unlink()  # what is written after the raster
+    (tmp_path / "map-2018/map-2018-level1.png").unlink()
+    again = gf.export(run, tmp_path, choice)
+    assert not next(file for file in again.files if file.path.endswith(".tif")).kept
+    assert {file.path: (tmp_path / file.path).read_bytes() for file in again.files} == contents, (
+        "and ends in the same bytes"
+    )
+
+
+def test_an_object_store_is_a_place_like_any_other(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+    from s3_server import serve_s3, upload
+
+    choice = gf.ExportChoice(layers=("map",), levels=(1,), epochs=("2018",))
+    here = gf.export(run, tmp_path / "here", choice)
+    part = tmp_path / "part"
+    shutil.copytree(
+        run, part, ignore=shutil.ignore_patterns("export", "model", "imagery", "labels", "generalised", "change")
+    )
+    for name in ("level2", "level3", "confidence", "margin", "second", "clear", "probabilities"):
+        for chunks in part.glob(f"country.zarr/map/*/{name}/c"):
+            shutil.rmtree(chunks)
+    with serve_s3() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        address = upload(part, "bucket", "out")
+        there = gf.export(address, "s3://bucket/export", choice)
+        assert [file.path for file in there.files] == [file.path for file in here.files]
+        for file in there.files:
+            assert read_bytes(there.folder / file.path) == (tmp_path / "here" / file.path).read_bytes(), file.path
+        with pytest.raises(ExportError, match="holds an export: --force writes all of it anew"):
+            gf.export(address, "s3://bucket/export", choice)
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 def test_a_part_of_the_country_lies_on_the_same_pixels(run: Path, source: Source, tmp_path: Path) -> None:

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import rasterio
+from rasterio.errors import RasterioIOError
+
 from geoflow.errors import ExportError
 from geoflow.exports.clip import Clip, clip_of
+from geoflow.exports.cog import GDAL_CACHE_MB, write_cog
 from geoflow.exports.layers import ExportChoice, choose
 from geoflow.exports.rasters import STATE_TAG, Made, raster_of
 from geoflow.exports.source import Source, open_source
 from geoflow.jobs.console import Console, QuietConsole
-from geoflow.places import files_below, is_remote, local_copy, local_folder, place, write_bytes
+from geoflow.places import failures, files_below, is_remote, local_copy, local_folder, place, write_bytes
 
 if TYPE_CHECKING:
     from geoflow.exports.layers import Layer
@@ -96,11 +100,12 @@ def export(
     if is_remote(target) and not force and (target / "collection.json").exists():
         raise ExportError(f"{target} holds an export: --force writes all of it anew")
     try:
-        with local_folder(target) as folder:
+        # GDAL would keep as much of what it read as a twentieth of the machine's memory.
+        with local_folder(target) as folder, rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
             work = _Work(source, clip, folder, force, console)
             files, notes = work.do(chosen)
-    except OSError as error:
-        raise ExportError(f"{target} cannot be written: {error.strerror or error}") from None
+    except failures() as error:
+        raise ExportError(f"{target} cannot be written: {getattr(error, 'strerror', None) or error}") from None
     return Exported(target, files, round(time.monotonic() - start, 2), notes)
 
 
@@ -118,7 +123,7 @@ class _Work:
         """(files of the export, notes)."""
         wanted = [raster_of(self.source, layer, self.clip) for layer in chosen]
         new = [made for made in wanted if self.force or not self._is_there(made)]
-        if stale := [made for made in new if not self.force and (self.folder / made.layer.file).exists()]:
+        if stale := [made for made in new if not self.force and self._is_in_the_way(made)]:
             raise ExportError(
                 f"{self.folder / stale[0].layer.file} is of another state of the run, or of another part of it"
                 f"{f', and {len(stale) - 1} more files are' if len(stale) > 1 else ''}: --force writes them anew, "
@@ -144,6 +149,11 @@ class _Work:
             beside.append(file.with_name(f"{file.name}.aux.xml"))
         return _state(file) == made.state and all(path.exists() for path in beside)
 
+    def _is_in_the_way(self, made: Made) -> bool:
+        """Whether a file of another state, or none of ours, has a layer's name."""
+        file = self.folder / made.layer.file
+        return file.exists() and _state(file) != made.state
+
     def _check_room(self, new: Sequence[Made]) -> None:
         if not new:
             return
@@ -157,12 +167,11 @@ class _Work:
             )
 
     def _write(self, made: Made, place_in_line: str) -> None:
-        from geoflow.exports.cog import write_cog
         from geoflow.exports.pictures import stretch_of
 
         file, start = self.folder / made.layer.file, time.monotonic()
-        # What goes beside the old file is not of the new one.
-        for path in (file, file.with_name(f"{file.name}.aux.xml"), file.with_suffix(".qml"), file.with_suffix(".png")):
+        # What goes beside an old file is not of the new one, and without it the new one does not count as complete.
+        for path in (file.with_name(f"{file.name}.aux.xml"), file.with_suffix(".qml"), file.with_suffix(".png")):
             path.unlink(missing_ok=True)
         with self.console.waiting(f"{made.layer.file} ({place_in_line})"):
             counts = write_cog(made.raster, file)
@@ -245,9 +254,6 @@ class _Work:
 
 def _state(file: Path) -> str | None:
     """The state that a COG says it is of; None where there is none that can be read."""
-    import rasterio
-    from rasterio.errors import RasterioIOError
-
     if not file.exists():
         return None
     try:

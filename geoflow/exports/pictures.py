@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from geoflow.exports.rasters import Made
 from geoflow.jobs import figures
-from geoflow.jobs.quicklook import TRUE_COLOUR, colours, quicklook, true_colour
+from geoflow.jobs.quicklook import colours, quicklook, shown_bands, true_colour
 from geoflow.places import local_file
 
 if TYPE_CHECKING:
@@ -77,11 +77,9 @@ def stretch_of(made: Made, file: Path) -> dict[str, tuple[float, float]]:
     """Of a composite: the bands to show as red, green and blue, each with its 2nd and 98th percentile."""
     if made.layer.content != "reflectance":
         return {}
-    bands = made.raster.bands
-    shown = TRUE_COLOUR if set(TRUE_COLOUR) <= set(bands) else (bands[:3] if len(bands) >= 3 else bands[:1])
     array = opened(made, file).isel(period=0)
     found = {}
-    for name in shown:
+    for name in shown_bands(made.raster.bands):
         values = quicklook(array.sel(band=name), THUMBNAIL_PX)[0]
         seen = values[values != made.raster.nodata]
         low, high = np.percentile(seen, (2, 98)) if seen.size else (0.0, 3000.0)

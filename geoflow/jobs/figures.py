@@ -25,6 +25,7 @@ from geoflow.jobs.quicklook import (
     colours,
     pixel_area_ha,
     quicklook,
+    shown_bands,
     true_colour,
 )
 from geoflow.legends import Legend
@@ -34,6 +35,7 @@ __all__ = ["draw_change", "draw_classes", "draw_composite", "draw_confidence", "
 UNCHANGED_COLOUR = (214, 214, 209)
 TOP_TRANSITIONS = 10
 CONFIDENCE_NODATA = 255
+_LIGHTS = ((214, 39, 40), (44, 160, 44), (31, 119, 180))  # which band is which light
 
 CONFIDENCE_STEPS = (
     (0, (255, 255, 204)),
@@ -190,10 +192,13 @@ def draw_composite(reflectance: xr.DataArray, what: str, title: str, attribution
         The PNG; replaced as a whole or not at all.
     """
     image, extent, caption = true_colour(reflectance)
-    stretch = Entry("each colour from its 2nd to its 98th percentile")
-    entries = (Entry(caption), stretch, Entry("no data", swatches=(NODATA_COLOUR,)))
-    panel = Panel(image, extent, what, smooth=True)
-    _draw_one(reflectance, panel, Key((Section("Surface reflectance", entries),)), (title, attribution), path)
+    bands = shown_bands([str(name) for name in reflectance["band"].values])
+    entries = [Entry(band, swatches=(colour,)) for band, colour in zip(bands, _LIGHTS, strict=False)]
+    if not image[..., 3].all():
+        entries.append(Entry("no data", swatches=(NODATA_COLOUR,)))
+    section = Section("Reflectance, each band from its 2nd to its 98th percentile", tuple(entries))
+    panel = Panel(image, extent, what, caption, smooth=True)
+    _draw_one(reflectance, panel, Key((section,)), (title, attribution), path)
 
 
 def _draw_one(layer: xr.DataArray, panel: Panel, key: Key, said: tuple[str, str], path: Path) -> None:
@@ -233,13 +238,15 @@ def draw_confidence(
         table[start:CONFIDENCE_NODATA] = (*colour, 255)
     ends = [start for start, _ in steps[1:]] + [100]
     entries = [Entry(f"{start} to {end} %", swatches=(c,)) for (start, c), end in zip(steps, ends, strict=True)]
+    pictures = {epoch: quicklook(layer) for epoch, layer in layers.items()}
+    if any((values == CONFIDENCE_NODATA).any() for values, _ in pictures.values()):
+        entries.append(Entry("no data", swatches=(NODATA_COLOUR,)))
     key = Key((Section(caption, tuple(entries)),))
     first = next(iter(layers.values()))
     texts = Texts(title, _subtitle(f"{what} {', '.join(layers)}", first), attribution)
     sheet = arrange(_aspect(first), 0, len(layers), key, texts)
     paper = Paper(sheet, texts, _bounds(first))
-    for box, (epoch, layer) in zip(sheet.panels, layers.items(), strict=True):
-        values, extent = quicklook(layer)
+    for box, (epoch, (values, extent)) in zip(sheet.panels, pictures.items(), strict=True):
         paper.panel(box, table[values], extent, f"{what} {epoch}")
     paper.scale_bars()
     paper.key()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,11 +227,10 @@ def true_colour(
         What is shown: ``"true colour, summer"``; with other bands than red, green and blue, their names.
     """
     names = [str(name) for name in reflectance["band"].values]
-    if set(bands) <= set(names):
-        shown = bands
-        what = "true colour" if bands == TRUE_COLOUR else f"bands {', '.join(bands)}"
+    shown = shown_bands(names, bands)
+    if shown == TRUE_COLOUR:
+        what = "true colour"
     else:
-        shown = tuple(names[:3]) if len(names) >= 3 else (names[0],)
         what = f"bands {', '.join(shown)}" if len(shown) > 1 else f"band {shown[0]}"
     best = _best_period(reflectance, names.index(shown[0]))
     chosen = reflectance.isel(period=best, band=[names.index(name) for name in shown])
@@ -242,6 +241,13 @@ def true_colour(
     picture[..., :3] = stretched
     picture[..., 3] = np.where(observed, 255, 0)
     return picture, extent, f"{what}, {reflectance['period'].values[best]}"
+
+
+def shown_bands(names: Sequence[str], wanted: tuple[str, ...] = TRUE_COLOUR) -> tuple[str, ...]:
+    """Bands of a composite to show as red, green and blue: those wanted, else the first three; one of fewer."""
+    if set(wanted) <= set(names):
+        return wanted
+    return tuple(names[:3]) if len(names) >= 3 else (names[0],)
 
 
 def pixel_area_ha(array: xr.DataArray) -> float:
