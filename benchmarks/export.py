@@ -24,7 +24,7 @@ from rasterio.windows import Window
 
 from geoflow.exports.clip import Clip
 from geoflow.exports.coding import Coding
-from geoflow.exports.cog import Raster, cog_options, write_cog
+from geoflow.exports.cog import GDAL_CACHE_BYTES, Raster, cog_options, write_cog
 from geoflow.grid import Grid
 from geoflow.jobs.layout import generalised_group
 from geoflow.legends import legend
@@ -78,7 +78,7 @@ def main() -> None:
         threads = len(os.sched_getaffinity(0))
 
         def copy() -> None:
-            with rasterio.Env(GDAL_CACHEMAX=128, GDAL_NUM_THREADS=str(threads)):
+            with rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES, GDAL_NUM_THREADS=str(threads)):
                 rasterio.shutil.copy(plain, folder / "copy.tif", **cog_options(raster, threads))
 
         def usual() -> None:

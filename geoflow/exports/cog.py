@@ -31,8 +31,8 @@ from geoflow.places import local_file
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-GDAL_CACHE_MB = 128
-"""GDAL's cache of blocks, which would else be a twentieth of the machine's memory."""
+GDAL_CACHE_BYTES = 128 << 20
+"""GDAL's cache of blocks, a twentieth of the machine's memory by default. rasterio hands the number on as bytes."""
 
 COG_BLOCK_PX = 512
 
@@ -104,7 +104,7 @@ def write_cog(raster: Raster, path: Path, threads: int | None = None) -> NDArray
     threads = threads or min(MOST_THREADS, len(os.sched_getaffinity(0)))
     largest = int(np.iinfo(raster.dtype).max)
     counts = np.zeros(largest + 1, np.int64) if np.dtype(raster.dtype).kind == "u" else None
-    options = {"GDAL_CACHEMAX": GDAL_CACHE_MB, "GDAL_NUM_THREADS": str(threads), "GDAL_PAM_ENABLED": "NO"}
+    options = {"GDAL_CACHEMAX": GDAL_CACHE_BYTES, "GDAL_NUM_THREADS": str(threads), "GDAL_PAM_ENABLED": "NO"}
     with contextlib.ExitStack() as stack:
         target = stack.enter_context(local_file(path))
         folder = stack.enter_context(_drafts(path, target))

@@ -14,7 +14,7 @@ from rasterio.errors import RasterioIOError
 
 from geoflow.errors import ExportError
 from geoflow.exports.clip import Clip, clip_of
-from geoflow.exports.cog import GDAL_CACHE_MB, write_cog
+from geoflow.exports.cog import GDAL_CACHE_BYTES, write_cog
 from geoflow.exports.layers import ExportChoice, choose
 from geoflow.exports.rasters import STATE_TAG, Made, raster_of
 from geoflow.exports.source import Source, open_source
@@ -101,7 +101,7 @@ def export(
         raise ExportError(f"{target} holds an export: --force writes all of it anew")
     try:
         # GDAL would keep as much of what it read as a twentieth of the machine's memory.
-        with local_folder(target) as folder, rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB):
+        with local_folder(target) as folder, rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_BYTES):
             work = _Work(source, clip, folder, force, console)
             files, notes = work.do(chosen)
     except failures() as error:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 THUMBNAIL_PX = 512
 
-_ROWS = 1024
+_ROWS = 512
 """Rows of a file in memory at a time, in whole blocks."""
 
 
