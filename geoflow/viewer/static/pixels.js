@@ -1,7 +1,8 @@
 // The store's pixels: chunks by path and place, decoded once and kept for a while.
 import {FetchStore, openZarr, withConsolidatedMetadata, zarrRoot} from './vendor.js';
 
-const KEPT_CHUNKS = 400;
+const KEPT_BYTES = 128e6;
+const LEAST_KEPT = 60; // chunks: what two layers show on one screen
 
 export class Pixels {
   static async open(url, grid) {
@@ -14,6 +15,7 @@ export class Pixels {
     this.grid = grid;
     this.arrays = new Map();
     this.chunks = new Map();
+    this.most = Math.max(LEAST_KEPT, Math.floor(KEPT_BYTES / (2 * grid.chunk ** 2)));
   }
 
   array(path) {
@@ -34,7 +36,7 @@ export class Pixels {
       wanted.catch(() => this.chunks.delete(key));
     }
     this.chunks.set(key, wanted); // the last of the map is the one that was used last
-    if (this.chunks.size > KEPT_CHUNKS) this.chunks.delete(this.chunks.keys().next().value);
+    if (this.chunks.size > this.most) this.chunks.delete(this.chunks.keys().next().value);
     return wanted;
   }
 
