@@ -14,6 +14,7 @@ from geoflow.errors import GeoflowError, StoreError
 from geoflow.legends import Legend, hex_colour, legend
 from geoflow.places import failures, place, read_bytes
 from geoflow.redact import redact
+from geoflow.store.seal import read_seal
 from geoflow.store.zarr import grid_from_description
 
 STORE = "country.zarr"
@@ -86,9 +87,9 @@ class Facts:
     @cached_property
     def legend(self) -> Legend:
         """The legend of the maps."""
-        card = None if self.folder is None else _read_json(self.folder / "model" / "model.json")
-        if card and "legend" in card:
-            return Legend.from_dict(card["legend"])
+        seal = None if self.folder is None else read_seal(self.folder)
+        if seal is not None and seal.legend is not None:
+            return Legend.from_dict(seal.legend)
         config = self.summary.get("config", {})
         names = [node["attributes"]["legend"] for node in self.nodes.values() if "legend" in node.get("attributes", {})]
         return legend((config.get("labels") or {}).get("legend") or (names or ["corine"])[0])
