@@ -118,6 +118,32 @@ def test_every_geoflow_command_is_one():
             assert (ROOT / path).exists()
 
 
+def test_every_yaml_block_is_what_it_looks_like():
+    """Parts of a job, put into the quickstart's; catalogs and cluster files; a policy of Kubernetes, which is not ours."""
+    from geoflow.imagery.catalog import Catalog
+    from geoflow.jobs.clusterfile import parse_cluster
+
+    found = [(page, yaml.safe_load(text)) for page, text in blocks("yaml")]
+    seen = set()
+    for page, values in found:
+        if values is None or "apiVersion" in values:
+            continue
+        if "url" in values:
+            seen.add("catalog")
+            Catalog(**values)
+        elif "kind" in values:
+            seen.add("cluster")
+            parse_cluster(values, page)
+        else:
+            seen.add("job")
+            job = yaml.safe_load((ROOT / "jobs/quickstart.yaml").read_text())
+            for section, keys in values.items():
+                job[section] = {**job.get(section, {}), **keys}
+            job.pop("evaluate")  # the truth of other epochs
+            parse_job(job, page)
+    assert seen == {"catalog", "cluster", "job"}
+
+
 def test_every_make_target_that_is_named_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {m for page in PAGES for m in re.findall(r"`?make ([a-z-]+)`?$", page.read_text(), re.MULTILINE)}
