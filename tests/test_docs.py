@@ -119,7 +119,7 @@ def test_every_geoflow_command_is_one():
 
 
 def test_every_yaml_block_is_what_it_looks_like():
-    """Parts of a job, put into the quickstart's; catalogs and cluster files; a policy of Kubernetes, which is not ours."""
+    """Parts of a job, put into the quickstart; catalogs; cluster files. A policy of Kubernetes is not ours to check."""
     from geoflow.imagery.catalog import Catalog
     from geoflow.jobs.clusterfile import parse_cluster
 
