@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from s3_server import SECRET, serve_s3, upload
 
 import geoflow as gf
 from geoflow.errors import GeoflowError, StoreError
 from geoflow.legends import legend
+from geoflow.places import place
 from geoflow.viewer.facts import Facts
 from geoflow.viewer.server import ViewerServer
 
@@ -398,6 +400,37 @@ def test_the_command_says_where_the_page_is_and_ends_with_ctrl_c(finished):
         assert b"<title>geoflow</title>" in connection.getresponse().read()
         running.send_signal(signal.SIGINT)
         assert running.wait(20) == 0
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    import s3fs
+
+    with serve_s3() as environment:
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield "viewed"
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_bucket_is_read_and_its_key_kept(bucket, finished, tmp_path):
+    store, part = finished[1] / "country.zarr", tmp_path / "out"
+    for path in store.rglob("*"):
+        name = path.relative_to(store)
+        if path.is_file() and (path.name == "zarr.json" or {"band", "period", "class", "level3"} & set(name.parts)):
+            (part / "country.zarr" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, part / "country.zarr" / name)
+    with ViewerServer(Facts(place(upload(part, bucket, "run")))) as server:
+        server.start()
+        status, content = answer(server, "/store/map/2018/level3/c/0/1")
+        assert (status, content) == (200, (store / "map/2018/level3/c/0/1").read_bytes())
+        told = answer(server, "/view.json")[1]
+        server.shutdown()
+    assert {layer["kind"] for layer in json.loads(told)["layers"]} >= {"map", "imagery"}
+    assert SECRET.encode() not in told
 
 
 @pytest.mark.slow
