@@ -29,6 +29,7 @@ def interview(wishes: Wishes, folder: Path) -> Wishes:
             lambda text: starter.read_wished_area(replace(wishes, area=text)),
         )
         wishes = replace(wishes, area=answer)
+    wishes = _ask_which(wishes)
     _, area = starter.read_wished_area(wishes)
     lonlat = area.to_crs("EPSG:4326").boundingbox
     if wishes.epochs is None:
@@ -53,6 +54,18 @@ def interview(wishes: Wishes, folder: Path) -> Wishes:
         answer = _ask("Projected CRS of the map", usual, lambda text: starter.grid_values(area, text, 10))
         wishes = replace(wishes, crs=answer)
     return wishes
+
+
+def _ask_which(wishes: Wishes) -> Wishes:
+    """Files of borders hold many countries, and a job maps one area."""
+    from geoflow.jobs import starter
+
+    found = starter.features_of(wishes)
+    if wishes.where is not None or found is None or found.count < 2:
+        return wishes
+    question = f"Which of its {found.count} features ({found.example}, or all)"
+    answer = _ask(question, "all", lambda text: text == "all" or starter.read_wished_area(replace(wishes, where=text)))
+    return wishes if answer == "all" else replace(wishes, where=answer)
 
 
 def _catalog_question() -> str:

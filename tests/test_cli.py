@@ -149,8 +149,8 @@ def test_a_log_hears_of_a_long_stage_now_and_then(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
     for verbose, expected in (
-        (False, ["Maps        2/100 tasks, 16 min 20 s left", "Maps        5/100 tasks, 15 min 50 s left"]),
-        (True, [f"Maps        {n}/100 r0c0" for n in range(1, 101)]),
+        (False, ["Maps          2/100 tasks, 16 min 20 s left", "Maps          5/100 tasks, 15 min 50 s left"]),
+        (True, [f"Maps          {n}/100 r0c0" for n in range(1, 101)]),
     ):
         text = io.StringIO()
         with console.RichConsole(Console(file=text, width=200), verbose).stage("Maps", 100, 0) as progress:
@@ -159,7 +159,7 @@ def test_a_log_hears_of_a_long_stage_now_and_then(monkeypatch):
                 progress.advance(task)
         lines = text.getvalue().splitlines()
         assert [line for line in lines if line in expected] == expected
-        assert lines[-1] == "Maps        100 tasks in 1000.0 s"
+        assert lines[-1] == "Maps          100 tasks in 1000.0 s"
         assert verbose or len(lines) <= 9
 
 

@@ -367,9 +367,10 @@ def test_a_file_that_is_there_is_kept(tmp_path):
     assert yaml.safe_load(path.read_text())["area"]["bbox"] == [24.0, 58.0, 24.2, 58.1]
 
 
-def test_the_interview_asks_again_until_it_can_use_the_answer(tmp_path):
+def test_the_interview_asks_again_until_it_can_use_the_answer(tmp_path, tiny_country):
     """On a real terminal."""
-    answers = ["nowhere.gpkg", BOX, "", "google", "earth-search", "", "", "", "EPSG:4326000", ""]
+    counties = str(tiny_country / "counties.gpkg")
+    answers = ["nowhere.gpkg", counties, "nome = 'x'", "", "", "google", "earth-search", "", "", "", "EPSG:4326000", ""]
     command = [sys.executable, "-m", "geoflow", "init", "talk.yaml"]
     keyboard, terminal = pty.openpty()
     with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, cwd=tmp_path) as asked:
@@ -391,5 +392,7 @@ def test_the_interview_asks_again_until_it_can_use_the_answer(tmp_path):
     assert "there is no such file" in said
     assert "no catalog named 'google'" in said
     made = yaml.safe_load((tmp_path / "talk.yaml").read_text())
+    assert "a condition such as name = '" in said
+    assert made["area"]["file"].endswith("counties.gpkg")
     assert made["grid"]["crs"] == "EPSG:3035"
     assert made["labels"]["source"].endswith(".gpkg")

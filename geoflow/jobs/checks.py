@@ -255,7 +255,7 @@ def check_disk(flow: Flow) -> None:
     free = free_bytes(flow.out)
     if wanted > free:
         raise JobError(
-            f"--out {flow.out}: the store may grow to {wanted / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free"
+            f"--out {flow.out}: the store may grow to {wanted / 1e9:,.1f} GB, but only {free / 1e9:,.1f} GB are free"
         )
 
 

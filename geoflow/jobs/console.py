@@ -118,14 +118,14 @@ class RichConsole:
         done = tasks - skipped
         kept = f", {skipped} kept" if skipped else ""
         seconds = f" in {time.monotonic() - start:.1f} s" if done else ""
-        self.console.print(f"[bold]{title:<11}[/] {done} task{'s' * (done != 1)}{seconds}{kept}", highlight=False)
+        self.console.print(f"[bold]{title:<13}[/] {done} task{'s' * (done != 1)}{seconds}{kept}", highlight=False)
 
 
 def _bar(console: rich.console.Console) -> rich.progress.Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("[bold]{task.description:<11}"),
+        TextColumn("[bold]{task.description:<13}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -142,7 +142,7 @@ class _EachTask:
 
     def __call__(self, task: Task) -> None:
         self._done += 1
-        told = f"{self._title:<11} {self._done}/{self._tasks} {task.key}"
+        told = f"{self._title:<13} {self._done}/{self._tasks} {task.key}"
         self._console.print(told, style="dim", markup=False, highlight=False)
 
 
@@ -208,7 +208,7 @@ class _LineProgress:
         return True
 
     def _tell(self, text: str) -> None:
-        self._console.print(f"{self._title:<11} {text}", markup=False, highlight=False)
+        self._console.print(f"{self._title:<13} {text}", markup=False, highlight=False)
 
 
 def duration(seconds: float) -> str:

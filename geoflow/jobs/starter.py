@@ -108,8 +108,9 @@ def starter_values(wishes: Wishes, folder: Path) -> tuple[dict[str, Any], list[s
     lonlat = area.to_crs("EPSG:4326").boundingbox
     country = area.to_crs("EPSG:6933").area / wishes.resolution_m**2 > _COUNTRY_PX  # equal area, of the whole earth
     crs = wishes.crs or default_crs(lonlat)
-    if section.file is not None:
-        notes += _features_note(section)
+    found = features_of(wishes)
+    if wishes.where is None and found is not None and found.count > 1:
+        notes.append(f"the area is all {found.count} features of {wishes.area}; area.where takes {found.example}")
     epochs = epoch_values(wishes.epochs or EPOCHS, (lonlat.bottom + lonlat.top) / 2)
     sizes = grid_values(area, crs, wishes.resolution_m)
     imagery = imagery_values(wishes, folder, epochs)
@@ -180,13 +181,27 @@ def default_crs(lonlat: Any) -> str:
     return f"EPSG:{(32600 if latitude >= 0 else 32700) + zone}"
 
 
-def _features_note(section: Area) -> list[str]:
+@dataclass(frozen=True)
+class Features:
+    """How many features a file has, and how to choose one, as an example."""
+
+    count: int
+    example: str
+
+
+def features_of(wishes: Wishes) -> Features | None:
+    """What is in the file of the area; None for a box."""
     import pyogrio
 
-    found = pyogrio.read_info(section.file, layer=section.layer)["features"]
-    if section.where is None and found > 1:
-        return [f"the area is all {found} features of {section.file}; area.where chooses among them"]
-    return []
+    if wishes.area is None or _BOX.fullmatch(wishes.area):
+        return None
+    info = pyogrio.read_info(wishes.area)
+    texts = [name for name, kind in zip(info["fields"], info["dtypes"], strict=True) if kind == "object"]
+    likely = sorted(texts, key=lambda name: "name" not in name.lower())[:1]
+    if not likely:
+        return Features(info["features"], "a condition such as id = 1")
+    first = pyogrio.read_dataframe(wishes.area, columns=likely, read_geometry=False, max_features=1)[likely[0]][0]
+    return Features(info["features"], f"a condition such as {likely[0]} = '{first}'")
 
 
 def _area_values(section: Area, folder: Path) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class _Look:
         found = _KEY.match(message)
         if found and found[1].partition(".")[0] in Job.model_fields and not key.startswith(f"{found[1]}."):
             key = found[1]
-        elif not found:
+        elif not found and key:
             message = f"{key}: {message}"
         at, value = (None, None) if self.lines is None else self.lines.find(key)
         self.problems.append(Problem(level, key, message, line or at, value))
