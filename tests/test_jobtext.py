@@ -239,6 +239,17 @@ def test_zones_need_a_file_and_a_column(job, tiny_country):
     ]
 
 
+def test_zones_to_publish_are_looked_at_too(job, tiny_country):
+    for zones, column, line, words in (
+        ("corine/none.gpkg", "name", 22, "publish.zones: there is no .*none.gpkg"),
+        ("counties.gpkg", "nome", 23, "publish.zone_column: .* has no column 'nome'; it has code, name"),
+    ):
+        publish = f"predict: {{}}\npublish:\n  zones: {tiny_country}/{zones}\n  zone_column: {column}"
+        (found,) = told(job(("predict: {}", publish)))
+        assert found[:2] == (line, "error")
+        assert re.search(words, found[2])
+
+
 def test_a_value_of_the_command_line_has_no_line(job):
     assert told(job(), "grid.tile=100") == [(4, "error", "grid: tile 100 is not a multiple of chunk 128; use tile 128")]
     with pytest.raises(JobError, match="write key=value"):
@@ -396,3 +407,45 @@ def test_the_interview_asks_again_until_it_can_use_the_answer(tmp_path, tiny_cou
     assert made["area"]["file"].endswith("counties.gpkg")
     assert made["grid"]["crs"] == "EPSG:3035"
     assert made["labels"]["source"].endswith(".gpkg")
+
+
+# On real data, as docs/how-to/first-job.md tells it
+
+
+@pytest.fixture
+def real() -> Path:
+    folder = os.environ.get("GEOFLOW_REAL_DATA")
+    if not folder:
+        pytest.skip("GEOFLOW_REAL_DATA names no folder of real data")
+    return Path(folder)
+
+
+def test_the_first_job_of_the_docs(real, tmp_path):
+    scenes = real / "s2-slovenia"
+    wishes = Wishes(
+        "15.05,45.0,16.35,46.9",
+        "slovenia",
+        str(scenes / "catalog.json"),
+        epochs="2023",
+        legend=str(scenes / "labels/legend.csv"),
+        labels=scenes / "labels/scl.tif",
+        resolution_m=120,
+    )
+    path = write_starter(tmp_path / "slovenia.yaml", wishes).job
+    assert yaml.safe_load(path.read_text())["imagery"]["bands"] == ["B02", "B03", "B04", "B08"], "what the scenes have"
+    (problem,) = validate_job(path).problems
+    lines = path.read_text().splitlines()
+    assert "spring" in lines[(problem.line or 0) - 1]
+    assert "it offered 6, dropped 6 by date; move its days, or leave the period out" in problem.message
+    path.write_text("\n".join(line for line in lines if "spring: 2023" not in line))
+    found = validate_job(path)
+    assert found.problems == ()
+    assert (found.facts["shape"], found.facts["tiles"]) == ([1819, 968], 8)
+    assert round(found.facts["area_km2"]) == 21285
+
+
+def test_corine_of_a_national_agency_is_found_in_its_geopackage(real, tmp_path):
+    source = real / "clc-lanjaron-spain-with-landsat8/clc.gpkg"
+    path = write_starter(tmp_path / "lanjaron.yaml", Wishes("-3.5,36.9,-3.4,37.0", labels=source)).job
+    assert yaml.safe_load(path.read_text())["labels"]["column"] == "CODE_18"
+    assert validate_job(path).problems == ()

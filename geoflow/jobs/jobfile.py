@@ -283,6 +283,8 @@ def input_paths(job: Job) -> list[tuple[str, Path]]:
         found += [("predict.model", job.predict.model)]
     if job.change:
         found += [("change.zones", job.change.zones)]
+    if job.publish:
+        found += [("publish.zones", job.publish.zones)]
     if job.evaluate:
         found += [(f"evaluate.truth.{epoch}", path) for epoch, path in job.evaluate.truth.items()]
         found += [("evaluate.change_truth", job.evaluate.change_truth)]

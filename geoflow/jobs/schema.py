@@ -74,7 +74,7 @@ EXAMPLES: Mapping[str, Mapping[str, list[Any]]] = {
         "change_truth": ["data/U2018_CHA1218_V2020_20u1.gpkg"],
         "change_columns": [["Code_12", "Code_18"]],
     },
-    "Publish": {"title": ["Land cover of Estonia"]},
+    "Publish": {"title": ["Land cover of Estonia"], "zones": ["data/counties.gpkg"], "zone_column": ["name"]},
 }
 
 

@@ -107,15 +107,19 @@ def _key(name: str, field: FieldInfo, values: Mapping[str, Any], model: type[Bas
         return
     default = field.get_default(call_default_factory=True)
     if default in (None, (), {}, ""):
-        words = [word for kind in typing.get_args(field.annotation) for word in typing.get_args(kind)]
-        default = next(iter(EXAMPLES.get(model.__name__, {}).get(name, words or [default])))
+        default = next(iter(EXAMPLES.get(model.__name__, {}).get(name, [*_words(field), default])))
     yield f"#{name}: {_plain(default)}"
+
+
+def _words(field: FieldInfo) -> tuple[Any, ...]:
+    """The words that a key takes, where it takes only certain ones."""
+    kinds = [field.annotation, *typing.get_args(field.annotation)]
+    return next((typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is Literal), ())
 
 
 def _accepted(field: FieldInfo) -> str:
     """The words or the range that a key takes."""
-    kinds = [field.annotation, *typing.get_args(field.annotation)]
-    words = next((typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is Literal), ())
+    words = _words(field)
     parts = [f"one of {', '.join(map(str, words))}"] if words else []
     bounds: dict[str, float] = {}
     for note in field.metadata:
