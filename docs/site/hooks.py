@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 FOREIGN = re.compile(
-    r'<script[^>]*\ssrc="(?:https?:)?//[^>]*>\s*</script>|<link[^>]*\shref="https?://fonts[^>]*>', re.IGNORECASE
+    r'<script[^>]*\ssrc="(?:https?:)?//[^>]*>\s*</script>'
+    r'|<script type="module">(?:(?!</script>).)*?["\']https?://(?:(?!</script>).)*</script>',
+    re.IGNORECASE | re.DOTALL,
 )
 NAME = re.compile(r"^- `([\w.]+)`: .*$", re.MULTILINE)
 """An item of api.md: a name in the place of which its documentation comes."""
@@ -75,7 +77,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def on_post_page(output: str, **_: Any) -> str:
-    """Nothing is loaded from other machines: the templates of notebooks name a MathJax on one."""
+    """Nothing is loaded from other machines: the templates of notebooks name MathJax and Mermaid on some."""
     return FOREIGN.sub("", output)
 
 
