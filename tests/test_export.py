@@ -163,6 +163,7 @@ def test_gdal_reads_states_and_statistics(run: Path, source: Source) -> None:
     seen = values[values != 255].astype(float)
     with rasterio.open(run / "export/map-2018/map-2018-confidence.tif") as raster:
         tags = raster.tags(1)
+        assert raster.units == ("%",)
     assert float(tags["STATISTICS_MEAN"]) == pytest.approx(seen.mean(), abs=1e-5)
     assert float(tags["STATISTICS_STDDEV"]) == pytest.approx(seen.std(), abs=1e-5)
     assert (tags["STATISTICS_MINIMUM"], tags["STATISTICS_MAXIMUM"]) == (str(int(seen.min())), str(int(seen.max())))
@@ -279,7 +280,9 @@ def test_an_object_store_is_a_place_like_any_other(run: Path, tmp_path: Path, mo
     here = gf.export(run, tmp_path / "here", choice)
     part = tmp_path / "part"
     shutil.copytree(
-        run, part, ignore=shutil.ignore_patterns("export", "model", "imagery", "labels", "generalised", "change")
+        run,
+        part,
+        ignore=shutil.ignore_patterns("export", "model", "imagery", "labels", "generalised", "change", "overviews"),
     )
     for name in ("level2", "level3", "confidence", "margin", "second", "clear", "probabilities"):
         for chunks in part.glob(f"country.zarr/map/*/{name}/c"):

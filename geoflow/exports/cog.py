@@ -61,6 +61,8 @@ class Raster:
         Metadata of the file, and of each of its bands.
     scale : float
         What a value is to be multiplied with.
+    unit : str
+        Of the values.
     """
 
     read: Callable[[Block], NDArray[Any]]
@@ -73,6 +75,7 @@ class Raster:
     tags: Mapping[str, str] = field(default_factory=dict)
     band_tags: Mapping[str, str] = field(default_factory=dict)
     scale: float = 1.0
+    unit: str = ""
 
     @property
     def pixel_bytes(self) -> int:
@@ -184,6 +187,8 @@ def _describe(out: Any, raster: Raster) -> None:
         out.update_tags(at, **raster.band_tags)
     if raster.scale != 1.0:
         out.scales = (raster.scale,) * len(raster.bands)
+    if raster.unit:
+        out.units = (raster.unit,) * len(raster.bands)
     if raster.colours:
         out.write_colormap(1, {raster.nodata: (0, 0, 0, 0), **{v: (*c, 255) for v, c in raster.colours.items()}})
     elif len(raster.bands) == 1:

@@ -109,10 +109,9 @@ def raster_of(source: Source, layer: Layer, clip: Clip) -> Made:
         names = {f"CLASS_{value}": name for value, name in STATES.items()}
         raster = Raster(_masked(read, clip, 0), clip, "uint8", 0, (layer.title,), True, STATE_COLOURS, tags, names)
     elif layer.content == "percent":
-        unit = {"UNITTYPE": "percent"}
         raster = Raster(
             _masked(read, clip, CONFIDENCE_NODATA), clip, "uint8", CONFIDENCE_NODATA, (layer.title,), False,
-            tags=tags, band_tags=unit,
+            tags=tags, unit="%",
         )  # fmt: skip
     else:
         bands = tuple(str(name) for name in array["band"].values)
