@@ -17,17 +17,23 @@ __version__ = "0.1.0"
 
 # public name -> (module, name in that module)
 _PUBLIC = {
+    "CompositeOptions": ("geoflow.imagery", "CompositeOptions"),
     "ExportChoice": ("geoflow.exports.layers", "ExportChoice"),
     "GeoflowError": ("geoflow.errors", "GeoflowError"),
     "Grid": ("geoflow.grid", "Grid"),
+    "HeldOut": ("geoflow.learning.samples", "HeldOut"),
     "InputSpec": ("geoflow.inputs", "InputSpec"),
     "Legend": ("geoflow.legends", "Legend"),
     "MapOptions": ("geoflow.mapping.predict", "MapOptions"),
+    "Period": ("geoflow.imagery", "Period"),
+    "SegmenterOptions": ("geoflow.learning.options", "SegmenterOptions"),
     "TransitionMatrix": ("geoflow.mapping.series", "TransitionMatrix"),
     "areas": ("geoflow.mapping.areas", "areas"),
     "change_patches": ("geoflow.mapping.changepatches", "change_patches"),
+    "composite_tile": ("geoflow.imagery", "composite_tile"),
     "ensemble": ("geoflow.ensembles", "ensemble"),
     "export": ("geoflow.exports.export", "export"),
+    "fit_segmenter": ("geoflow.learning.segmenter", "fit_segmenter"),
     "generalise": ("geoflow.mapping.generalise", "generalise"),
     "legend": ("geoflow.legends", "legend"),
     "load_catalog": ("geoflow.imagery", "load_catalog"),
@@ -41,6 +47,7 @@ _PUBLIC = {
     "open_patches": ("geoflow.labels", "open_patches"),
     "predict": ("geoflow.mapping.predict", "predict"),
     "run": ("geoflow.jobs.run", "run_job"),
+    "save_model": ("geoflow.modelfile", "save_model"),
     "search": ("geoflow.imagery", "search"),
     "series": ("geoflow.mapping.series", "series"),
     "submit": ("geoflow.jobs.submit", "submit"),
@@ -48,18 +55,24 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "CompositeOptions",
     "ExportChoice",
     "GeoflowError",
     "Grid",
+    "HeldOut",
     "InputSpec",
     "Legend",
     "MapOptions",
+    "Period",
+    "SegmenterOptions",
     "TransitionMatrix",
     "__version__",
     "areas",
     "change_patches",
+    "composite_tile",
     "ensemble",
     "export",
+    "fit_segmenter",
     "generalise",
     "legend",
     "load_catalog",
@@ -73,6 +86,7 @@ __all__ = [
     "open_patches",
     "predict",
     "run",
+    "save_model",
     "search",
     "series",
     "submit",
@@ -86,12 +100,15 @@ if TYPE_CHECKING:
     from geoflow.exports.export import export
     from geoflow.exports.layers import ExportChoice
     from geoflow.grid import Grid
-    from geoflow.imagery import load_catalog, load_cube, search
+    from geoflow.imagery import CompositeOptions, Period, composite_tile, load_catalog, load_cube, search
     from geoflow.inputs import InputSpec
     from geoflow.jobs.jobfile import load_job
     from geoflow.jobs.run import run_job as run
     from geoflow.jobs.submit import submit
     from geoflow.labels import load_change_labels, load_labels, open_patches
+    from geoflow.learning.options import SegmenterOptions
+    from geoflow.learning.samples import HeldOut
+    from geoflow.learning.segmenter import fit_segmenter
     from geoflow.legends import Legend, legend
     from geoflow.mapping.areas import areas
     from geoflow.mapping.changepatches import change_patches
@@ -99,7 +116,7 @@ if TYPE_CHECKING:
     from geoflow.mapping.predict import MapOptions, predict
     from geoflow.mapping.series import TransitionMatrix, series
     from geoflow.mapping.transitions import transitions
-    from geoflow.modelfile import load_model
+    from geoflow.modelfile import load_model, save_model
     from geoflow.sample import make_sample
 
 

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from geoflow.errors import LegendError
-from geoflow.legends import MAX_CODE, NODATA_CODE, Legend, LegendClass, parse_colour
+from geoflow.legends import BUILTIN, MAX_CODE, NODATA_CODE, Legend, LegendClass, parse_colour
 
 _REQUIRED, _OPTIONAL = ("code", "name", "colour"), ("parent", "grid_code", "alias")
 # CLC_CODE of what is no land cover class in the EEA's legend (no data, unclassified land, unclassified water), and the
@@ -100,3 +100,13 @@ def _integer(row: Mapping[Any, Any], column: str, at: str) -> int:
         return int(row[column])
     except ValueError:
         raise LegendError(f"{at}: {column} {row[column]!r} is not a whole number") from None
+
+
+TABLE = "legend_table"
+"""Attribute that holds a legend whole."""
+
+
+def attributes(legend: Legend) -> dict[str, Any]:
+    """What is written beside class maps, so that who opens them knows the legend: a built-in one by name, a job's own
+    one whole, because its file is elsewhere."""
+    return {"legend": legend.name} | ({} if legend.name in BUILTIN else {TABLE: legend.to_dict()})

@@ -135,6 +135,7 @@ def test_many_points_give_a_table(country):
     wanted = [int(level3[r, c]) or None for r, c in ((7, 3), (60, 50))]
     assert [None if v is None or v != v or str(v) == "<NA>" else v for v in table["map_2024_level3"][:2]] == wanted
     assert str(table["map_2024_level3"].dtype) == "Int64"
+    assert country.gf.at([0.0], [0.0]).columns.equals(table.columns)
     points = gpd.GeoSeries.from_xy(x, y, crs="EPSG:3035", index=list("abc")).to_crs("EPSG:4326")
     again = country.gf.at(points)
     assert again.index.tolist() == list("abc")

@@ -90,7 +90,7 @@ class _Questions:
         subject = _subject(self._groups())
         places = locate(found.geobox_of(subject.first), lon, lat, crs)
         answers = records(subject, places, self._root())
-        return table(answers, index) if hasattr(lon, "__len__") else answers[0]
+        return table(answers, subject, index) if hasattr(lon, "__len__") else answers[0]
 
     def areas(
         self, zones: Any = None, column: str | None = None, levels: Sequence[int] | None = None, crs: Any = None

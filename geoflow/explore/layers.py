@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any
 from odc.geo.geobox import GeoBox
 
 from geoflow.errors import GridError, LegendError
+from geoflow.legendfile import TABLE
 from geoflow.legends import BUILTIN, Legend, LegendClass, legend, parse_colour
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _MARK = "geoflow"
-
-LEGEND_TABLE = "legend_table"
-"""Attribute of a group of classes: the whole legend, where it is no built-in one."""
 
 KINDS = ("imagery", "labels", "map", "generalised", "change")
 """First parts of the paths of groups."""
@@ -127,8 +125,8 @@ def legend_of(data: xr.Dataset | xr.DataArray) -> Legend:
     import xarray as xr
 
     attrs = data.attrs
-    if LEGEND_TABLE in attrs:
-        return Legend.from_dict(attrs[LEGEND_TABLE])
+    if TABLE in attrs:
+        return Legend.from_dict(attrs[TABLE])
     if attrs.get("legend") in BUILTIN:
         return legend(attrs["legend"])
     layers = {1: data} if isinstance(data, xr.DataArray) else {n: data[name] for n, name in levels_of(data).items()}

@@ -213,14 +213,27 @@ def records(subject: Subject, places: Places, root: Any = None) -> list[PointRec
     return out
 
 
-def table(found: Iterable[PointRecord], index: Any = None) -> pd.DataFrame:
-    """Records as a table: one row a point, missing where there is no data."""
+def table(found: Iterable[PointRecord], subject: Subject, index: Any = None) -> pd.DataFrame:
+    """Records as a table: one row a point, missing where there is no data; the same columns for any points."""
     import pandas as pd
 
     rows = [_flat(record) for record in found]
-    names = dict.fromkeys(name for row in rows for name in row)
+    names = ["lon", "lat", "inside", *_columns(subject)]
     columns = {name: pd.Series([row.get(name) for row in rows], index=index, dtype=_dtype(name)) for name in names}
     return pd.DataFrame(columns, index=index)
+
+
+def _columns(subject: Subject) -> list[str]:
+    names = []
+    for epoch, group in subject.maps.items():
+        more = [n for n in ("confidence", "margin", "second", "clear") if n in group]
+        names += [f"map_{epoch}_{name}" for name in (*levels_of(group).values(), "name", *more)]
+    for label, group in subject.labels.items():
+        more = ["border_m"] if "border_m" in group else []
+        names += [f"{label}_{name}" for name in (*levels_of(group).values(), "name", *more)]
+    for pair in subject.changes:
+        names += [f"change_{pair}_{name}" for name in ("state", "confidence", "from", "to")]
+    return names
 
 
 def _dtype(name: str) -> str:

@@ -14,6 +14,7 @@ from geoflow.explore import drawing
 from geoflow.explore.comparing import Side
 from geoflow.explore.layers import legend_of, level_of, levels_of, stored
 from geoflow.explore.overviews import coarser, coarser_layer
+from geoflow.legendfile import TABLE
 from geoflow.legends import Legend
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Group:
         name = str(layer.name) if layer.name is not None else "layer"
         if "flag_values" in layer.attrs and name not in ("second", "change", "from_code", "to_code"):
             name = f"level{level_of(layer, legend_of(layer))}"
-        attrs = {key: layer.attrs[key] for key in ("legend", "legend_table") if key in layer.attrs}
+        attrs = {key: layer.attrs[key] for key in ("legend", TABLE) if key in layer.attrs}
         return cls("", layer.rename(name).to_dataset().assign_attrs(attrs), _origin(layer))
 
     @property
@@ -81,7 +82,7 @@ class Group:
         """Of its classes."""
         layers = levels_of(self.dataset)
         alone = self.dataset[next(iter(layers.values()))] if len(layers) == 1 else None
-        known = "legend" in self.dataset.attrs or "legend_table" in self.dataset.attrs
+        known = "legend" in self.dataset.attrs or TABLE in self.dataset.attrs
         return legend_of(self.dataset if known or alone is None else alone)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from geoflow.inputs import NODATA, UNIT
-from geoflow.legends import BUILTIN
+from geoflow.legendfile import attributes
 from geoflow.store.zarr import Group, Variable
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def label_group(name: str, legend: Legend, source: str) -> Group:
 
     far = {"long_name": f"distance to the nearest class border, {CAP_M} for {CAP_M} and more", "units": "m"}
     variables = (*_levels(legend), Variable("border_m", "int16", BORDER_NODATA, attrs=far))
-    return Group(f"labels/{name}", variables, attrs={**_legend(legend), "source": source})
+    return Group(f"labels/{name}", variables, attrs={**attributes(legend), "source": source})
 
 
 def map_group(epoch: str, legend: Legend, attrs: Mapping[str, Any], probabilities: Sequence[int] = ()) -> Group:
@@ -82,12 +82,12 @@ def map_group(epoch: str, legend: Legend, attrs: Mapping[str, Any], probabilitie
     coords = {"class": [str(code) for code in sorted(probabilities)]} if probabilities else {}
     if probabilities:
         variables.append(Variable("probabilities", "uint8", 255, ("class",), _PROBABILITY))
-    return Group(f"map/{epoch}", tuple(variables), coords, {**_legend(legend), **attrs})
+    return Group(f"map/{epoch}", tuple(variables), coords, {**attributes(legend), **attrs})
 
 
 def generalised_group(name: str, epoch: str, legend: Legend, attrs: Mapping[str, Any]) -> Group:
     """The land cover map of one epoch, generalised."""
-    return Group(f"generalised/{name}/{epoch}", _levels(legend), attrs={**_legend(legend), **attrs})
+    return Group(f"generalised/{name}/{epoch}", _levels(legend), attrs={**attributes(legend), **attrs})
 
 
 def change_group(before: str, after: str, legend: Legend, attrs: Mapping[str, Any]) -> Group:
@@ -102,12 +102,7 @@ def change_group(before: str, after: str, legend: Legend, attrs: Mapping[str, An
         Variable("to_code", dtype, 0, attrs={"long_name": f"class in {after}, where changed", **flags}),
         Variable("confidence", "uint8", 255, attrs={"long_name": "joint confidence of both maps", "units": "percent"}),
     )
-    return Group(f"change/{before}-{after}", variables, attrs={**_legend(legend), **attrs})
-
-
-def _legend(legend: Legend) -> dict[str, Any]:
-    """The legend by name; a job's own one whole, because whoever opens the store does not have its file."""
-    return {"legend": legend.name} | ({} if legend.name in BUILTIN else {"legend_table": legend.to_dict()})
+    return Group(f"change/{before}-{after}", variables, attrs={**attributes(legend), **attrs})
 
 
 def _levels(legend: Legend) -> tuple[Variable, ...]:

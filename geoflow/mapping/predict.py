@@ -22,7 +22,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from geoflow.errors import GridError, ModelError
-from geoflow.mapping.decode import Ladder, decision_type
+from geoflow.legendfile import attributes
+from geoflow.legends import NODATA_CODE
+from geoflow.mapping.decode import CONFIDENCE_NODATA, MARGIN_NODATA, Ladder, decision_type
 from geoflow.mapping.engines import FLIPS, check_name
 from geoflow.mapping.sweep import Block, sweep
 from geoflow.mapping.windows import Lattice
@@ -89,7 +91,7 @@ def predict(cube: xr.DataArray, model: str | Path | LoadedModel, options: MapOpt
         percent, 255 nodata), ``margin`` (int8 percent, -128 nodata) and ``second`` (code at the deepest level, 0
         nodata), as `geoflow.mapping.decode.decision_type` defines them. Where asked for, ``probabilities`` (uint8 parts
         of 250, 255 nodata; dims (class, y, x), ``class`` holds the codes). Coordinates of ``cube`` along y and x, and
-        its CRS, are kept.
+        its CRS, are kept; attributes tell the legend.
 
     Raises
     ------
@@ -135,13 +137,16 @@ def predict_region(
 
 def _as_dataset(decided: da.Array, card: ModelCard, coords: dict[Any, Any]) -> xr.Dataset:
     """Positions of classes to codes, a variable each."""
-    out = xr.Dataset(coords=coords)
+    out = xr.Dataset(coords=coords, attrs=attributes(card.legend))
     ladder, levels = Ladder.of(card.legend, card.codes), card.legend.levels
+    flags = {level: {**card.legend.flags(level), "nodata": NODATA_CODE} for level in levels}
     for at, level in enumerate(levels):
-        out[f"level{level}"] = (("y", "x"), _looked_up(decided["best"], ladder, at, card.legend.dtype(level)))
-    out["confidence"] = (("y", "x"), decided["confidence"])
-    out["margin"] = (("y", "x"), decided["margin"])
-    out["second"] = (("y", "x"), _looked_up(decided["second"], ladder, -1, card.legend.dtype(levels[-1])))
+        codes = _looked_up(decided["best"], ladder, at, card.legend.dtype(level))
+        out[f"level{level}"] = (("y", "x"), codes, flags[level])
+    out["confidence"] = (("y", "x"), decided["confidence"], {"units": "percent", "nodata": CONFIDENCE_NODATA})
+    out["margin"] = (("y", "x"), decided["margin"], {"units": "percent", "nodata": MARGIN_NODATA})
+    second = _looked_up(decided["second"], ladder, -1, card.legend.dtype(levels[-1]))
+    out["second"] = (("y", "x"), second, flags[levels[-1]])
     if "probabilities" in (decided.dtype.names or ()):
         ascending = np.argsort(ladder.codes[-1])
         out = out.assign_coords({"class": ladder.codes[-1][ascending].astype(card.legend.dtype(levels[-1]))})
