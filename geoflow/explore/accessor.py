@@ -110,8 +110,8 @@ class _Questions:
         -------
         pd.DataFrame
             ``epoch`` (of a country), ``zone``, ``level``, ``code``, ``name``, ``ha``, ``share``; see
-            `geoflow.mapping.areas.areas`. Areas are those on the ellipsoid; a pixel on the border of a zone counts with
-            the part of it that is within.
+            `geoflow.mapping.areas.areas`. All are counted on the deepest level. Areas are those on the ellipsoid; a
+            pixel on the border of a zone counts with the part of it that is within.
 
         Raises
         ------
@@ -122,9 +122,9 @@ class _Questions:
         maps = {path: group for path, group in self._groups().items() if group.kind in ("map", "")}
         maps = maps or {path: group for path, group in self._groups().items() if group.is_classes}
         legend = class_group(maps).legend
-        datasets = {group.name: group.dataset for group in maps.values()}
-        frame_of_all = areas_by_epoch(datasets, frame, legend, levels, column)
-        return frame_of_all if self._is_country else frame_of_all.drop(columns="epoch")
+        counted = {group.name: group.finest for group in maps.values()}
+        hectares = areas_by_epoch(counted, frame, legend, levels, column)
+        return hectares if self._is_country else hectares.drop(columns="epoch")
 
     _is_country = False
 

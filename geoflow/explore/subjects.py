@@ -50,7 +50,8 @@ class Group:
         if "flag_values" in layer.attrs and name not in ("second", "change", "from_code", "to_code"):
             name = f"level{level_of(layer, legend_of(layer))}"
         attrs = {key: layer.attrs[key] for key in ("legend", TABLE) if key in layer.attrs}
-        return cls("", layer.rename(name).to_dataset().assign_attrs(attrs), _origin(layer))
+        called = str(layer.name) if name.startswith("level") and layer.name not in (None, name) else ""
+        return cls("", layer.rename(name).to_dataset().assign_attrs(attrs), _origin(layer) or called)
 
     @property
     def kind(self) -> str:
@@ -69,13 +70,19 @@ class Group:
     @property
     def title(self) -> str:
         """For a reader."""
-        text = (self.path or self.origin).replace("/", " ") or "map"
+        text = (self.path or self.origin).replace("/", " ") or self.kind or "map"
         return text[0].upper() + text[1:]
 
     @property
     def is_classes(self) -> bool:
         """Whether it holds class maps."""
         return bool(levels_of(self.dataset))
+
+    @property
+    def finest(self) -> xr.Dataset:
+        """The deepest level of its classes by itself: levels nest, so all others can be counted on it."""
+        held = levels_of(self.dataset)
+        return self.dataset[[held[max(held)]]] if held else self.dataset
 
     @cached_property
     def legend(self) -> Legend:
