@@ -77,7 +77,7 @@ def test_the_output_is_as_documented(finished):
     country = gf.open(out)
     assert {g for g in country.groups if g.count("/") == 2} == {
         "/imagery/2018", "/imagery/2024", "/labels/clc2018", "/map/2018", "/map/2024", "/change/2018-2024",
-        "/generalised/1ha",
+        "/generalised/1ha", "/overviews/2", "/overviews/4", "/overviews/8",
     }  # fmt: skip
     for epoch in ("2018", "2024"):
         assert set(country[f"map/{epoch}"].data_vars) == {
@@ -203,6 +203,7 @@ def test_the_summary_says_what_happened(finished):
         "engine",
         "predict",
         "seams",
+        "areas",
         "survey-1ha",
         "merge-1ha",
         "generalise-1ha",
@@ -210,6 +211,9 @@ def test_the_summary_says_what_happened(finished):
         "change",
         "polygons",
         "evaluate",
+        "overviews-2",
+        "overviews-4",
+        "overviews-8",
     ]
     for stage in stages.values():
         assert (stage["done"], stage["skipped"], stage["failed"]) == (stage["tasks"], 0, 0)
@@ -408,8 +412,8 @@ def test_a_trained_model_is_used_instead_of_training(finished, tiny_job, tmp_pat
     job = tiny_job("labels", "classifier", "train", "evaluate", predict={"model": str(out / "model")})
     summary = gf.run(gf.load_job(job), tmp_path / "out", cluster="threads")
     assert list(summary["stages"]) == [
-        "imagery", "engine", "predict", "seams", "survey-1ha", "merge-1ha", "generalise-1ha", "differences", "change",
-        "polygons",
+        "imagery", "engine", "predict", "seams", "areas", "survey-1ha", "merge-1ha", "generalise-1ha", "differences",
+        "change", "polygons", "overviews-2", "overviews-4", "overviews-8",
     ]  # fmt: skip
     ours, theirs = gf.open(tmp_path / "out"), gf.open(out)
     for name in ("map/2018/level3", "map/2024/confidence", "change/2018-2024/change"):
