@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,10 @@ from typing import Any
 
 import pytest
 import yaml
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what it runs in the background
+    # Programs that tests start would inherit it, and Ctrl-C would pass them by.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test may reach out: a wanted download must be an error, not a wait.
 os.environ["HF_HUB_OFFLINE"] = "1"
