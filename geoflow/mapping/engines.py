@@ -257,6 +257,9 @@ def _exact_logits(net: Any) -> Any:
     return net
 
 
+_FIRST_TENSOR = threading.Lock()
+
+
 class _OpenVino:
     """OpenVINO on the processor, converted through ONNX."""
 
@@ -264,6 +267,10 @@ class _OpenVino:
         import openvino  # type: ignore[import-untyped]
 
         self.name, self.gpu = name, False
+        with _FIRST_TENSOR:
+            # Its bindings look numpy up with the first array that they meet, and give the interpreter's lock away
+            # meanwhile: two threads that bring the first ones at once wait for each other for ever (seen once).
+            openvino.Tensor(np.zeros(1, np.float32))
         self._core = openvino.Core()
         self._trained = trained
         self._precision = {"fp32": "f32", "bf16": "bf16"}[name.removeprefix("openvino-").removesuffix(FLIPS)]
