@@ -537,7 +537,7 @@ def test_an_output_that_is_a_file(tiny_job, tmp_path):
 
 def test_no_space_left(tiny_job, tmp_path, monkeypatch):
     monkeypatch.setattr("geoflow.jobs.checks.bytes_to_write", lambda flow: 10**18)
-    with pytest.raises(JobError, match=r"may grow to 1000000000.0 GB"):
+    with pytest.raises(JobError, match=r"may grow to 1,000,000,000.0 GB"):
         gf.run(gf.load_job(tiny_job()), tmp_path / "out")
 
 
