@@ -18,15 +18,30 @@ from geoflow.store.zarr import open_for_writing
 
 def test_tiles_sum_up_to_the_whole(finished, tiny_country):
     store, corine = finished[1] / "country.zarr", legend("corine")
-    zones = Zones(tiny_country / "counties.gpkg", "name")
+    zones = Zones("publish", tiny_country / "counties.gpkg", "name")
     tiles = [tile.id for tile in open_for_writing(store).grid.tiles()]
     receipts = {f"2018/{tile}": ZoneAreasWork(store, tile, "map/2018", corine, zones)().content for tile in tiles}
     found = zone_areas(receipts, corine)["2018"]
-    table = gf.areas(gf.open(finished[1])["map/2018"].to_dataset(), zones.read(), corine, zone_column="name")
+    counties = geopandas.read_file(zones.file)
+    table = gf.areas(gf.open(finished[1])["map/2018"].to_dataset(), counties, corine, zone_column="name")
     assert set(found) == set(table["zone"])
     for row in table.itertuples():
         assert found[row.zone][f"level{row.level}"][str(row.code)] == pytest.approx(row.ha, rel=1e-6, abs=1e-3)
     assert sum(len(codes) for levels in found.values() for codes in levels.values()) == len(table)
+
+
+def test_a_zone_that_only_touches_a_tile_has_no_area_there(finished, tmp_path):
+    store, corine = open_for_writing(finished[1] / "country.zarr"), legend("corine")
+    tiles = list(store.grid.tiles())
+    squares = [tile.geobox.extent.geom for tile in tiles]
+    file = tmp_path / "squares.gpkg"
+    geopandas.GeoDataFrame({"name": [t.id for t in tiles]}, geometry=squares, crs=3035).to_file(file)
+    zones = Zones("publish", file, "name")
+    for tile in tiles:
+        found = ZoneAreasWork(store.path, tile.id, "map/2018", corine, zones)().content["zones"]
+        mapped = int((store.dataset("map/2018")["level3"].isel(tile.region) != 0).sum())
+        assert set(found) == ({tile.id} if mapped else set())
+        assert sum(found.get(tile.id, {}).values()) == pytest.approx(mapped / 100, rel=1e-6)
 
 
 def problems(job, tmp_path) -> list[str]:
@@ -48,5 +63,6 @@ def test_bad_zones_are_told_before_work_starts(tiny_job, tmp_path):
         return gf.load_job(tiny_job(publish=publish))
 
     assert "publish.zone_column" in problems(job(zones=str(file), zone_column="nimi"), tmp_path)[0]
-    assert "'a' more than once" in problems(job(zones=str(file), zone_column="name"), tmp_path)[0]
+    assert "names zones twice: 'a'" in problems(job(zones=str(file), zone_column="name"), tmp_path)[0]
+    assert "no zone meets the map" in problems(job(zones=str(file)), tmp_path)[0]
     assert "cannot be read" in problems(job(zones=str(tmp_path / "none.gpkg")), tmp_path)[0]

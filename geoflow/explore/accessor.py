@@ -6,6 +6,7 @@ that one: ``country.gf.at(24.75, 59.44)``, ``country["map/2018"].gf.plot()``, ``
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class _Questions:
+class _Questions(ABC):
     """What can be asked of a country, a group of it or one of its layers."""
 
+    @abstractmethod
     def _groups(self) -> dict[str, Group]:
         """The groups that a question is about, by their paths."""
-        raise NotImplementedError
 
     def _root(self) -> Any:
         return None

@@ -87,10 +87,14 @@ def checks_of(flow: Flow, console: Console) -> list[Check]:
     for name in ("change", "publish"):
         section = getattr(job, name)
         if section is not None and section.zones is not None:
-            zones = Zones(section.zones, section.zone_column)
-            needs = (f"{name}.zones", f"{name}.zone_column")
-            found.append(Check(needs[0], needs, partial(_check_zones, name, zones)))
+            zones = Zones(name, section.zones, section.zone_column)
+            needs = (f"{name}.zones", f"{name}.zone_column", "area", "grid")
+            found.append(Check(needs[0], needs, partial(_check_zones, flow, zones)))
     return found
+
+
+def _check_zones(flow: Flow, zones: Zones) -> None:
+    zones.on(flow.grid.geobox)
 
 
 def _check_tiles(flow: Flow) -> None:
@@ -124,29 +128,6 @@ def _check_patches(flow: Flow, console: Console) -> None:
     _check_weights("classifier.options", flow.classifier_options)
     with console.waiting("listing patches"):
         _ = flow.patch_id
-
-
-def _check_zones(section: str, zones: Zones) -> None:
-    """A file of polygons with a CRS, and names that tell them apart."""
-    import pyogrio
-
-    file, column = zones.file, zones.column
-    try:
-        facts = pyogrio.read_info(local_copy(file))
-        named = () if column is None else pyogrio.read_dataframe(local_copy(file), read_geometry=False).get(column, ())
-    except Exception as error:  # drivers raise many kinds; each means that there are no zones
-        raise JobError(f"{section}.zones: {file} cannot be read: {error}") from error
-    if facts["crs"] is None:
-        raise JobError(f"{section}.zones: {file} has no CRS; save it with one")
-    columns = list(facts["fields"])
-    if column is not None and column not in columns:
-        raise JobError(f"{section}.zone_column: {file} has no column {column!r}; it has {', '.join(columns)}")
-    names = [str(name) for name in named]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise JobError(
-            f"{section}.zone_column: {column!r} of {file} has {repeated[0]!r} more than once; name a column whose "
-            "values are unique, or dissolve the polygons by it"
-        )
 
 
 def _check_labels(flow: Flow) -> None:

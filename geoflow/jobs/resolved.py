@@ -188,9 +188,10 @@ class ResolvedJob:
     @property
     def zones(self) -> Zones | None:
         """The polygons in which areas are told: those to publish, or those of the change section."""
-        for section in (self.job.publish, self.job.change):
+        for name in ("publish", "change"):
+            section = getattr(self.job, name)
             if section is not None and section.zones is not None:
-                return Zones(section.zones, section.zone_column)
+                return Zones(name, section.zones, section.zone_column)
         return None
 
     @property

@@ -8,15 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoflow.errors import JobError
+from geoflow.errors import GridError, JobError
 from geoflow.jobs.tasks import Done
 from geoflow.jobs.work import TileWork
 from geoflow.places import local_copy
 
 if TYPE_CHECKING:
-    import geopandas
+    from numpy.typing import NDArray
+    from odc.geo.geobox import GeoBox
 
     from geoflow.legends import Legend
+
+M2_PER_HA = 1e4
 
 
 @dataclass(frozen=True)
@@ -25,31 +28,42 @@ class Zones:
 
     Parameters
     ----------
+    section : str
+        Of the job that names them, for messages.
     file : Path
     column : str or None
         Column with their names, which must be unique; their number in the file without.
     """
 
+    section: str
     file: Path
     column: str | None
 
-    def read(self) -> geopandas.GeoDataFrame:
-        """The polygons.
+    def on(self, geobox: GeoBox) -> tuple[list[Any], NDArray[Any]]:
+        """Names and polygons, in the CRS of a grid, of the zones that meet it.
 
         Raises
         ------
         JobError
-            If the file cannot be read or has no such column.
+            If the file cannot be read, has no such column or CRS, names repeat, or no zone meets the grid.
         """
         import geopandas
 
+        from geoflow.mapping.areas import zones_on
+
         try:
-            read = geopandas.read_file(local_copy(self.file))
-        except (OSError, RuntimeError, ValueError) as error:
-            raise JobError(f"zones: {self.file} cannot be read: {error}") from None
-        if self.column is not None and self.column not in read.columns:
-            raise JobError(f"zone_column: {self.file} has no column {self.column!r}; it has {', '.join(read.columns)}")
-        return read
+            frame = geopandas.read_file(local_copy(self.file))
+        except Exception as error:  # drivers raise many kinds; each means that there are no zones
+            raise JobError(f"{self.section}.zones: {self.file} cannot be read: {error}") from error
+        columns = [str(name) for name in frame.columns if name != "geometry"]
+        if self.column is not None and self.column not in columns:
+            raise JobError(
+                f"{self.section}.zone_column: {self.file} has no column {self.column!r}; it has {', '.join(columns)}"
+            )
+        try:
+            return zones_on(frame, self.column, geobox)
+        except GridError as error:
+            raise JobError(f"{self.section}.zones: {self.file}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -61,22 +75,20 @@ class ZoneAreasWork(TileWork):
     zones: Zones
 
     def __call__(self) -> Done:
-        from geoflow.mapping.areas import areas
+        import dask
+
+        from geoflow.mapping.areas import geobox_of, north_up, tally_blocks
 
         store, tile = self.open()
-        zones = self.zones.read()
-        extent = tile.geobox.extent.to_crs(str(zones.crs), resolution=1000).geom
-        near = zones[zones.intersects(extent)]
-        if near.empty:
-            return Done({"zones": {}})
-        name = f"level{self.legend.deepest}"
-        codes = store.dataset(self.group)[name].isel(tile.region)
-        if not (codes != 0).any():
-            return Done({"zones": {}})
-        table = areas(codes, near, self.legend, [self.legend.deepest], self.zones.column)
+        # Zones of the whole grid: one that only touches this tile has no area in it, which is no mistake.
+        names, shapes = self.zones.on(store.grid.geobox)
+        level = self.legend.deepest
+        codes = north_up(store.dataset(self.group)[f"level{level}"].isel(tile.region))
+        with dask.config.set(scheduler="synchronous"):  # a task never asks the cluster that it runs on
+            tally = tally_blocks({level: codes}, shapes, geobox_of(codes))
         found: dict[str, dict[str, float]] = {}
-        for row in table.itertuples():
-            found.setdefault(str(row.zone), {})[str(row.code)] = float(row.ha)  # type: ignore[arg-type]
+        for (zone, _, code), m2 in sorted(tally.items()):
+            found.setdefault(str(names[zone]), {})[str(code)] = m2 / M2_PER_HA
         return Done({"zones": found})
 
 
