@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Byte-compiling five gigabytes of packages takes longer than the quickstart's own work; modules compile when first imported.
+# Byte-compiling five gigabytes of packages takes longer than the quickstart's own work; modules compile when first
+# imported. Images of containers often forbid Python to keep what it compiled: each process would compile torch anew.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 # Each test process trains small nets and starts clusters of its own: more than two would wait for each other.
 TEST_PROCESSES ?= 2
@@ -32,7 +34,7 @@ quickstart: install  ## make the sample country, map it, and say how good the ma
 	$(BIN)/geoflow run jobs/quickstart.yaml
 
 test: install-dev  ## all tests but the slow ones
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-slow: install-dev  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -16,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 import yaml
 
@@ -29,37 +29,44 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two nets at once on all cores each ta
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file at a time for each process of pytest-xdist; the files that share the finished run all for one of them.
+Once = Callable[[str, Callable[[Path], None]], Path]
 
-    Its own ``--dist loadgroup`` would do, but xdist 3.8 sets names that pytest 9.2 no longer reads: it falls back to
-    test by test without a word, and each process made the run, and every fixture of every module, for itself.
-    """
-    from xdist.scheduler import LoadFileScheduling
+# Files of tests are dealt out in this order: what makes the finished run first, and what only reads it at the end, so
+# that one process makes the run while the other has work that needs none.
+MAKES_THE_RUN = "test_run.py"
 
-    sharing = {
-        path.name
-        for path in Path(__file__).parent.glob("test_*.py")
-        if re.search(r"def \w+\([^)]*\bfinished\b", path.read_text("utf-8"))
-    }
 
-    class Scheduling(LoadFileScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.split("::", 1)[0]
-            return "finished" if file.rsplit("/", 1)[-1] in sharing else file
-
-    return Scheduling(config, log)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files for ``--dist loadfile --no-loadscope-reorder``; the tests of a file keep their order."""
+    reading = {item.path for item in items if "finished" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path.name != MAKES_THE_RUN and 1 + (item.path in reading))
 
 
 @pytest.fixture(scope="session")
-def tiny_country(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sample country of 640 x 512 px with a dozen patches."""
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """Gives the folder of a name, made by the first process of pytest-xdist that asks; the others wait for it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        path, made = shared / name, shared / f"{name}.made"
+        with filelock.FileLock(shared / f"{name}.lock"):
+            if not made.exists():
+                shutil.rmtree(path, ignore_errors=True)  # of a process that failed
+                path.mkdir()
+                make(path)
+                made.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_country(once: Once) -> Path:
+    """A sample country of 640 x 512 px with a dozen patches; no test may change it."""
     from geoflow.sample import make_sample
 
-    folder = tmp_path_factory.mktemp("sample") / "country"
-    make_sample(folder, size="640x512", patches=12)
-    return folder
+    return once("sample", lambda folder: make_sample(folder / "country", size="640x512", patches=12)) / "country"
 
 
 @pytest.fixture(scope="session")
@@ -113,41 +120,53 @@ def tiny_job(tiny_country: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 
 @pytest.fixture(scope="session")
-def finished(tiny_job: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """(job file, output folder) of a whole run on worker processes; no test may change it."""
-    job = tiny_job(name="quickstart")
+def finished(once: Once, tiny_country: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(job file, output folder) of a whole run on worker processes; no test may change it.
+
+    The run is made once. Each process of the tests has a copy, since a run, even one that does nothing, locks its
+    output.
+    """
+
+    def make(folder: Path) -> None:
+        job = folder / "quickstart.yaml"
+        job.write_text(yaml.safe_dump({**_whole_job(tiny_country), "name": "quickstart"}))
+        command = [sys.executable, "-m", "geoflow", "run", str(job), "--out", str(folder / "out")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "complete" in done.stdout
+        assert "dashboard http://127.0.0.1" in done.stdout
+
+    made = once("finished", make)
     out = tmp_path_factory.mktemp("run") / "out" / "quickstart"
-    done = subprocess.run(
-        [sys.executable, "-m", "geoflow", "run", str(job), "--out", str(out)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "complete" in done.stdout
-    assert "dashboard http://127.0.0.1" in done.stdout
-    return job, out
+    shutil.copytree(made / "out", out)
+    return made / "quickstart.yaml", out
 
 
 @pytest.fixture(scope="session")
-def exported(finished: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(once: Once, finished: tuple[Path, Path]) -> Path:
     """A copy of the output of a finished run with two exports in its folder ``export``; no test may change it.
 
     The first has layers of every kind that belong to 2018, of levels 1 and 3; the second the level 3 of 2024.
     """
+
     from typer.testing import CliRunner
 
     from geoflow.cli import app
 
-    out = tmp_path_factory.mktemp("export") / "out"
-    shutil.copytree(finished[1], out, ignore=shutil.ignore_patterns("patches.zarr", "classifier", "logs"))
-    kinds = "map,confidence,labels,generalised,change,imagery"
-    for arguments in (["--layers", kinds, "--level", "1,3", "--epoch", "2018"], ["--layers", "map", "--level", "3"]):
-        done = CliRunner().invoke(app, ["export", str(out), *arguments])
-        assert done.exit_code == 0, done.output
-        assert "map-2024/map-2024-level3.tif" in done.output or "--epoch" in arguments
-        assert f"Export in {out / 'export'}" in done.output
-    return out
+    def make(folder: Path) -> None:
+        out = folder / "out"
+        shutil.copytree(finished[1], out, ignore=shutil.ignore_patterns("patches.zarr", "classifier", "logs"))
+        kinds = "map,confidence,labels,generalised,change,imagery"
+        for arguments in (
+            ["--layers", kinds, "--level", "1,3", "--epoch", "2018"],
+            ["--layers", "map", "--level", "3"],
+        ):
+            done = CliRunner().invoke(app, ["export", str(out), *arguments])
+            assert done.exit_code == 0, done.output
+            assert "map-2024/map-2024-level3.tif" in done.output or "--epoch" in arguments
+            assert f"Export in {out / 'export'}" in done.output
+
+    return once("exported", make) / "out"
 
 
 def _whole_job(country: Path) -> dict[str, Any]:
