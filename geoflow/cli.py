@@ -43,7 +43,7 @@ from geoflow.redact import guard_process
 app = typer.Typer(
     help=(
         "Country-scale land cover and change maps from Sentinel-2 and CORINE.\n\n"
-        "Try it: [bold]geoflow sample out/sample[/], then [bold]geoflow run jobs/quickstart.yaml[/].\n\n"
+        "Try it: [bold]geoflow sample out/sample[/], then [bold]geoflow run out/sample/quickstart.yaml[/].\n\n"
         "Your own area: [bold]geoflow init my.yaml[/], then validate, plan and run it."
     ),
     no_args_is_help=True,
@@ -172,11 +172,15 @@ def sample(
     Example: geoflow sample out/sample --size 1024x1024 --seed 7
     """
     from geoflow.sample import make_sample
+    from geoflow.sample.job import JOB
 
     shown = screen()
     with shown.progress.waiting("making the sample country"):
         manifest = make_sample(folder, size=size, seed=seed, patches=patches)
-    shown.last(f"Sample country in [bold]{folder}[/]: {len(manifest['files'])} files, size {size}, seed {seed}")
+    shown.last(
+        f"Sample country in [bold]{folder}[/]: {len(manifest['files'])} files, size {size}, seed {seed}\n"
+        f"Next: [bold]geoflow run {folder / JOB}[/]"
+    )
 
 
 def version() -> None:

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,15 @@ def test_no_module_has_the_name_of_something_public():
 
     modules = {module.name for module in pkgutil.iter_modules(geoflow.__path__)}
     assert not modules & set(geoflow.__all__)
+
+
+def test_a_wheel_holds_all_that_geoflow_reads(tmp_path):
+    """Who installs it has no repository: catalogs, the sample's job, tables, the viewer and templates come along."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    there = set(zipfile.ZipFile(wheel).namelist())
+    data = {p.relative_to(ROOT) for p in (ROOT / "geoflow").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    assert {p.as_posix() for p in data if "vendor" not in p.parts} <= there
+    assert {f"geoflow/catalogs/{p.name}" for p in (ROOT / "catalogs").glob("*.yaml")} <= there
+    assert "geoflow/jobs/quickstart.yaml" in there

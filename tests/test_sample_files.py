@@ -351,3 +351,36 @@ def test_difficulty_of_the_small_country(tmp_path):
     figures = difficulty.measure_folder(tmp_path / "small")
     missed = {k: (figures[k], r) for k, r in difficulty.TARGETS.items() if not r[0] <= figures[k] <= r[1]}
     assert not missed
+
+
+def test_its_job_is_the_quickstart_with_paths_into_it(country):
+    import yaml
+
+    from geoflow import load_job
+
+    given = yaml.safe_load((Path(__file__).parents[1] / "jobs/quickstart.yaml").read_text("utf-8"))
+    written = yaml.safe_load((country / "quickstart.yaml").read_text("utf-8"))
+    assert json.loads(json.dumps(given).replace("../out/sample/", "")) == written
+    job = load_job(country / "quickstart.yaml")
+    for path in (
+        job.area.file,
+        job.labels.source,
+        job.classifier.source,
+        job.change.zones,
+        *job.evaluate.truth.values(),
+    ):
+        assert Path(path).is_relative_to(country)
+        assert Path(path).exists()
+
+
+def test_an_older_sample_is_given_its_job(country, tmp_path):
+    import shutil
+
+    older = tmp_path / "older"
+    shutil.copytree(country, older)
+    (older / "quickstart.yaml").unlink()
+    manifest = json.loads((older / "manifest.json").read_text("utf-8"))
+    del manifest["files"]["quickstart.yaml"]
+    (older / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    make_sample(older, SIZE, patches=20)
+    assert (older / "quickstart.yaml").read_bytes() == (country / "quickstart.yaml").read_bytes()

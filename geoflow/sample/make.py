@@ -18,6 +18,7 @@ from geoflow.sample import cog, corine, vectors
 from geoflow.sample.geography import CRS, Frame, border_of, counties_of, frame_of, ground_window, tiles_of
 from geoflow.sample.ground import Ground, blocks, drop_small_changes, make_ground
 from geoflow.sample.imagery import write_imagery, write_truth_of_scenes
+from geoflow.sample.job import JOB, write_job
 from geoflow.sample.landscape import PIXEL_M, Codes, Landscape
 from geoflow.sample.parallel import Progress, Workshop, default_workers
 from geoflow.sample.patches import write_patches
@@ -46,6 +47,7 @@ look like Sentinel-2, CORINE and BigEarthNet because they follow their formats. 
 | `stac/catalog.json` | Sentinel-2 L2A as a static STAC catalog with items like those of Earth Search v1 |
 | `corine/clc2018.gpkg` | a CORINE-like map of 2018 (`Code_18`): 25 ha units, generalised, about 15 % of the area wrong |
 | `bigearthnet/`, `bigearthnet-lists/` | labelled patches like BigEarthNet v1, from ground elsewhere |
+| `quickstart.yaml` | the main job on this country: `geoflow run` takes it |
 | `truth/` | for evaluation only: land cover at 10 m in 2018 and 2024, the changes, wrong labels, the true state of the scenes |
 
 The tiles are windows over the country ({tiles}), not whole MGRS tiles, except in size `tile`. Flags and scene
@@ -102,6 +104,8 @@ def make_sample(
     asked = {"seed": seed, "size": size, "patches": count, "generator_version": GENERATOR_VERSION}
     finished = _finished(folder, asked)
     if finished is not None:
+        if not (folder / JOB).exists():  # an older version wrote none
+            write_job(folder)
         return finished
     work = _prepare(folder, frame)
     tell = progress or (lambda stage, done, total: None)
@@ -119,6 +123,7 @@ def make_sample(
     del ground
     write_patches(folder, count, seed, shop)
     names = ", ".join(f"{t.mgrs} of {t.width} x {t.height} px" for t in tiles)
+    write_job(folder)
     (folder / "README.md").write_text(_README.format(size=size, seed=seed, tiles=names), encoding="utf-8")
     shutil.rmtree(work / "ground")
     manifest = {**asked, "files": _checksums(folder)}
@@ -161,7 +166,7 @@ def _prepare(folder: Path, frame: Frame) -> Path:
 
 def _remove_parts(folder: Path) -> None:
     """Remove what a sample consists of, and nothing else; the mark of being unfinished goes last."""
-    for name in ("README.md", "manifest.json", *_REGIONS):
+    for name in ("README.md", "manifest.json", JOB, *_REGIONS):
         (folder / name).unlink(missing_ok=True)
     for name in _FOLDERS:
         if (folder / name).is_dir():
