@@ -60,7 +60,7 @@ def test_margins_and_specks_are_those_of_scipy(seed: int) -> None:
 
     rng = np.random.default_rng(seed)
     speck, dilate = int(rng.integers(1, 7)), int(rng.integers(0, 9))
-    scl = np.where(ndimage.gaussian_filter(rng.normal(size=(3, 60, 47)), (0, 2, 2)) > 0.1, 9, 4).astype(np.uint8)
+    scl = np.where(ndimage.gaussian_filter(rng.normal(size=(11, 60, 47)), (0, 2, 2)) > 0.1, 9, 4).astype(np.uint8)
     cloud = (scl == 9).astype(np.uint8)
     if speck > 1:
         cloud = ndimage.grey_opening(cloud, size=(1, speck, speck), mode="nearest")
@@ -76,7 +76,7 @@ def test_margins_and_specks_are_those_of_scipy(seed: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), rows=st.integers(1, 9), dilate=st.integers(0, 6), speck=st.integers(0, 5))
 def test_strips_of_rows_do_not_alter_a_mask(seed: int, rows: int, dilate: int, speck: int) -> None:
-    scl = np.random.default_rng(seed).choice([0, 3, 4, 5, 9], (2, 23, 17), p=[0.02, 0.05, 0.7, 0.13, 0.1])
+    scl = np.random.default_rng(seed).choice([0, 3, 4, 5, 9], (10, 23, 17), p=[0.02, 0.05, 0.7, 0.13, 0.1])
     scl = scl.astype(np.uint8)
     whole = clear_mask(scl, dilate_px=dilate, speck_px=speck)
     with pytest.MonkeyPatch.context() as patch:

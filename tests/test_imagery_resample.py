@@ -9,7 +9,8 @@ from rasterio.enums import Resampling as GdalResampling
 from rasterio.warp import reproject, transform
 
 from geoflow.errors import GridError
-from geoflow.imagery.resample import Source, Target, is_window_of, resample
+from geoflow.imagery import interpolate
+from geoflow.imagery.resample import Source, Target, is_window_of, lattice_of, resample
 
 SIDE = 200
 SOURCE = Source("EPSG:32633", Affine(10, 0, 500_000, 0, -10, 5_200_000), (SIDE, SIDE), "uint16")
@@ -136,6 +137,25 @@ def test_pixels_of_the_scene_itself_need_no_resampling() -> None:
         Target("EPSG:32633", SOURCE.transform * Affine.scale(1.0001), (20, 20)),
     ):
         assert is_window_of(SOURCE, other) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    parts=st.integers(1, 6),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    corner=st.tuples(st.integers(-50, 90), st.integers(-50, 90)),
+    shape=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+)
+def test_pixels_that_are_whole_parts_of_a_scenes_are_those_of_the_general_way(parts, size, corner, shape) -> None:
+    """20 m onto 10 m: repeated without a place for each pixel, and the same."""
+    source = Source("EPSG:32633", Affine(10 * parts, 0, 500_000, 0, -10 * parts, 5_200_020), size, "uint8")
+    place = Affine(10, 0, 500_000 + 10 * corner[1], 0, -10, 5_200_020 - 10 * corner[0])
+    target = Target("EPSG:32633", place, shape)
+    pixels = np.random.default_rng(parts).integers(0, 12, size).astype(np.uint8)
+    found = onto(pixels, target, "nearest", source)
+    at, slow = lattice_of(source, target), np.zeros(shape, np.uint8)
+    interpolate.nearest(pixels, 0, 0, at.u, at.v, at.row, at.col, at.step, slow)
+    np.testing.assert_array_equal(found, slow)
 
 
 def test_only_what_is_needed_is_read_and_nothing_where_nothing_is() -> None:

@@ -210,11 +210,13 @@ def test_what_could_not_be_read_is_told(tmp_path: Path, corine: Legend) -> None:
     epoch = next(iter(SUMMARY["scenes"]))
     lost = {"scene": "S2A_gone", "band": "B03", "cause": "404", "tiles": ["a", "b"], "pixels": 12345}
     retried = [{"scene": "S2A_slow", "band": "B04", "cause": "503", "times": times} for times in (3, 4)]
-    summary = SUMMARY | {"reads": {epoch: {"lost": [lost], "retried": retried}}}
+    unasked = [{"scene": "S2A_mute", "rule": "flag", "add": -1000, "note": "no pixel could be asked"}]
+    summary = SUMMARY | {"reads": {epoch: {"lost": [lost], "retried": retried, "unasked": unasked}}}
     words = " ".join(write(tmp_path, summary, corine).words.split())
     assert "could not be read, and were left out" in words
     assert re.search(r"S2A_gone\W*B03\W*2\W*12.?345", words)
     assert "7 reads had to be tried again" in words
+    assert re.search(r"S2A_mute\W*flag\W*1000\W*no pixel could be asked", words)
     assert "could not be read" not in write(tmp_path, SUMMARY, corine).words
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,25 @@ import numpy as np
 import pytest
 import stac_server as server
 import yaml
+from faulty_server import Faults, serve_with_faults
 from imagery_scenes import Scene, item_dict, serve_folder, write_catalog
 from matplotlib.image import imread
 from odc.geo.geom import Geometry, box
+from rich.console import Console
 
-from geoflow.errors import CatalogError, JobError
+from geoflow.errors import CatalogError, JobError, SceneError
 from geoflow.imagery.catalog import catalog_folder
 from geoflow.jobs.area import read_area
 from geoflow.jobs.coverage import coverage
 from geoflow.jobs.flow import Flow
+from geoflow.jobs.imagerywork import reads_of
 from geoflow.jobs.jobfile import load_job, parse_job
 from geoflow.jobs.plan import make_plan
 from geoflow.jobs.report import write_report
 from geoflow.jobs.scenediff import changes, told
 from geoflow.jobs.scenes import Scenes, identity
 from geoflow.jobs.scenesearch import FoundScenes, search_scenes
+from geoflow.jobs.scenetables import print_search
 from geoflow.jobs.spec import Area, DateRange
 from geoflow.legends import legend
 
@@ -238,6 +243,46 @@ def test_a_scene_of_unknown_offset_is_refused_and_the_others_go_on(stac: Path, t
     assert used(found) == ["may", "older"]
     reasons = {r["id"]: r["reason"] for r in found.epochs["2024"].refused}
     assert "offset is unknown" in reasons["june"]
+
+
+def test_an_offset_that_no_pixel_can_confirm_is_an_error_or_is_named(stac: Path, tmp_path: Path) -> None:
+    """With ``skip_scene`` metadata stand in, the list says for which scene and why, and a strict search makes it good."""
+    faults, out = Faults(), tmp_path / "out"
+    faults.plan("*/june/SCL.tif", 404, float("inf"))
+    with (
+        serve_with_faults(stac.parent, faults) as address,
+        pytest.raises(SceneError, match=r"scene june, band SCL.*404"),
+    ):
+        search_scenes(job_on(f"{address}/catalog.json", timeout_s=3), out)
+    assert not (out / "scenes/2024.json").exists()
+    faults.plan("*/may/B02.tif", 503, 1)
+    with serve_with_faults(stac.parent, faults) as address:
+        strict = job_on(f"{address}/catalog.json", timeout_s=3)
+        lenient = job_on(f"{address}/catalog.json", timeout_s=3, on_error="skip_scene")
+        found = search_scenes(lenient, out)
+        assert used(found) == ["may", "june", "older"]
+        facts = {f["id"]: f for f in found.to_dict()["epochs"]["2024"]["used"]}
+        assert {id_: f["offset_pixels"] for id_, f in facts.items()} == {
+            "may": "absent", "june": "unreadable", "older": "absent",
+        }  # fmt: skip
+        assert (facts["june"]["offset_add"], facts["june"]["offset_rule"]) == (0, "flag")
+        (unasked,) = reads_of({}, found.epochs)["2024"]["unasked"]
+        assert (unasked["scene"], unasked["rule"], unasked["add"]) == ("june", "flag", 0)
+        assert "404" in unasked["note"]
+        retried = reads_of({}, found.epochs)["2024"]["retried"]
+        assert {(event["scene"], event["band"]) for event in retried} == {("may", "B02"), ("june", "SCL")}
+
+        text = StringIO()
+        print_search(Console(file=text, width=200), found)
+        assert "1 with an offset that no pixel could confirm" in text.getvalue()
+        asked = len(faults.requests)
+        assert search_scenes(lenient, out).epochs["2024"].unasked() == [unasked], "it is frozen"
+        assert len(faults.requests) == asked
+
+        faults.plans.clear()
+        mended = search_scenes(strict, out).epochs["2024"]
+        assert (mended.unasked(), mended.reads) == ([], ())
+        assert reads_of({}, {"2024": mended}) == {}
 
 
 def test_credentials_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,9 @@ SCL_DILATED = (3, 8, 9, 10, DETECTED)
 """Classes whose edges are uncertain and which grow by the margin, where they are masked."""
 
 _STRIP_ROWS = 256
+_TOGETHER = 8  # scenes whose masks are the bits of one byte
+
+Bits = NDArray[np.uint8]
 
 
 def clear_mask(
@@ -50,62 +53,65 @@ def clear_mask(
     bool array, dims (..., y, x)
         True where the ground is seen.
     """
+    height, width = scl.shape[-2:]
+    scenes = np.ascontiguousarray(scl).reshape(-1, height, width)
     classes = (*classes, DETECTED)
-    masked = _is_in(scl, (0, *classes))
-    if valid is not None:
-        masked |= ~valid
-    if dilate_px > 0:
-        grown = [c for c in classes if c in SCL_DILATED]
-        for near, inner, rows in _strips(scl.shape, dilate_px + speck_px):
-            cloud = clouds_in(scl[near], grown, speck_px)
-            square = _square(cloud, 2 * dilate_px + 1, (dilate_px, dilate_px), np.logical_or, "constant")
-            masked[rows] |= square[inner]
-    return np.logical_not(masked, out=masked)
+    hidden = _bits_of((0, *classes))
+    growing = _bits_of([c for c in classes if c in SCL_DILATED]) if dilate_px > 0 else np.uint32(0)
+    clear = np.empty(scenes.shape, bool)
+    for first in range(0, len(scenes), _TOGETHER):
+        some = slice(first, first + _TOGETHER)
+        for near, inner, rows in _strips(height, dilate_px + speck_px):
+            clouds = _packed(scenes[some, near], growing)
+            if growing and clouds.any():
+                clouds = _opened(clouds, speck_px)
+                clouds = _square(clouds, 2 * dilate_px + 1, (dilate_px, dilate_px), np.bitwise_or, "constant")
+            _unpack(scenes[some, rows], hidden, clouds[inner], clear[some, rows])
+    found: NDArray[np.bool_] = clear.reshape(scl.shape)
+    return found if valid is None else found & valid
 
 
-def _strips(shape: tuple[int, ...], reach: int) -> Iterator[tuple[tuple[Any, ...], slice, tuple[Any, ...]]]:
-    """Some rows of each scene at a time, few enough for a core's cache: twice as fast as whole scenes.
+def _strips(height: int, reach: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Some rows at a time, few enough for a core's cache: twice as fast as whole scenes.
 
     Yields
     ------
-    near : index of an array of this shape
+    near : slice
         The rows, and up to ``reach`` more on either side.
     inner : slice
         Where among those the rows are.
-    rows : index of an array of this shape
+    rows : slice
     """
-    *scenes, height, _ = shape
-    for scene in np.ndindex(*scenes):
-        for top in range(0, height, _STRIP_ROWS):
-            bottom = min(top + _STRIP_ROWS, height)
-            first = max(0, top - reach)
-            yield (
-                (*scene, slice(first, bottom + reach)),
-                slice(top - first, bottom - first),
-                (*scene, slice(top, bottom)),
-            )
+    for top in range(0, height, _STRIP_ROWS):
+        bottom = min(top + _STRIP_ROWS, height)
+        first = max(0, top - reach)
+        yield slice(first, bottom + reach), slice(top - first, bottom - first), slice(top, bottom)
 
 
 def clouds_in(scl: NDArray[np.uint8], classes: Sequence[int], speck_px: int = 0) -> NDArray[np.bool_]:
-    """Where one of some classes is, without what is narrower than ``speck_px``; dims (..., y, x)."""
-    cloud = _is_in(scl, classes)
-    if speck_px > 1:  # an opening: the squares that fit in, and then what they cover
-        fits = _square(cloud, speck_px, (0, speck_px - 1), np.logical_and, "edge")
-        cloud = _square(fits, speck_px, (speck_px - 1, 0), np.logical_or, "constant")
-    return cloud
+    """Where one of some classes is, without what is narrower than ``speck_px``; dims (y, x)."""
+    return _opened(_packed(scl[None], _bits_of(classes)), speck_px).view(bool)
+
+
+def _opened(clouds: Bits, speck_px: int) -> Bits:
+    """An opening: the squares that fit in, and then what they cover; dims (y, x)."""
+    if speck_px <= 1:
+        return clouds
+    fits = _square(clouds, speck_px, (0, speck_px - 1), np.bitwise_and, "edge")
+    return _square(fits, speck_px, (speck_px - 1, 0), np.bitwise_or, "constant")
 
 
 def _square(
-    mask: NDArray[np.bool_], side: int, reach: tuple[int, int], combine: np.ufunc, beyond: Literal["constant", "edge"]
-) -> NDArray[np.bool_]:
-    """Any (or all) of the pixels of a square around each pixel, ``reach`` before and after it; dims (..., y, x).
+    mask: Bits, side: int, reach: tuple[int, int], combine: np.ufunc, beyond: Literal["constant", "edge"]
+) -> Bits:
+    """Any (or all) of the pixels of a square around each pixel, ``reach`` before and after it; dims (y, x).
 
     Each pass combines runs that are twice as long, so that a square of 13 takes four passes an axis: ten times faster
     than a filter that moves a window.
     """
-    for axis in (mask.ndim - 2, mask.ndim - 1):
+    for axis in (0, 1):
         length = mask.shape[axis]
-        runs = np.pad(mask, [reach if a == axis else (0, 0) for a in range(mask.ndim)], mode=beyond)
+        runs = np.pad(mask, [reach if a == axis else (0, 0) for a in (0, 1)], mode=beyond)
         run = 1
         while run < side:
             step = min(run, side - run)
@@ -116,20 +122,42 @@ def _square(
     return mask
 
 
-def _along(mask: NDArray[np.bool_], axis: int, start: int, stop: int) -> NDArray[np.bool_]:
-    return mask[(slice(None),) * axis + (slice(start, stop),)]
+def _along(mask: Bits, axis: int, start: int, stop: int) -> Bits:
+    return mask[start:stop] if axis == 0 else mask[:, start:stop]
 
 
-def _is_in(scl: NDArray[np.uint8], classes: Sequence[int]) -> NDArray[np.bool_]:
-    bits = np.uint32(sum(1 << value for value in set(classes)))
-    found = np.empty(scl.shape, bool)
-    _are_in(np.ascontiguousarray(scl).reshape(-1), bits, found.reshape(-1))
-    return found
+def _bits_of(classes: Sequence[int]) -> np.uint32:
+    return np.uint32(sum(1 << value for value in set(classes)))
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _is_among(value: Any, classes: Any) -> Any:
+    """Whether the bit of a class is set: unlike a look in a table, a shift is something that vector units can do."""
+    wide = np.uint32(value)
+    return (wide < 32) & ((classes >> (wide & np.uint32(31))) & np.uint32(1) != 0)
 
 
 @numba.njit(cache=True, nogil=True)
-def _are_in(scl: Any, bits: Any, found: Any) -> None:
-    """Whether the bit of each value is set: unlike a look in a table, a shift is something that vector units can do."""
-    for i in range(scl.size):
-        value = np.uint32(scl[i])
-        found[i] = (value < 32) & ((bits >> (value & np.uint32(31))) & np.uint32(1) != 0)
+def _packed(scenes: Any, classes: Any) -> Any:
+    """Where one of some classes is, of scene n as bit n; dims (scene, y, x), then (y, x)."""
+    count, height, width = scenes.shape
+    packed = np.zeros((height, width), np.uint8)
+    for y in range(height):
+        bits = packed[y]
+        for n in range(count):
+            scene, bit = scenes[n, y], np.uint8(1 << n)
+            for x in range(width):
+                bits[x] |= bit if _is_among(scene[x], classes) else np.uint8(0)
+    return packed
+
+
+@numba.njit(cache=True, nogil=True)
+def _unpack(scenes: Any, hidden: Any, clouds: Any, clear: Any) -> None:
+    """Clear is what is neither of a hidden class nor under a cloud, of scene n bit n; dims as of `_packed`."""
+    count, height, width = scenes.shape
+    for y in range(height):
+        bits = clouds[y]
+        for n in range(count):
+            scene, bit, seen = scenes[n, y], np.uint8(1 << n), clear[n, y]
+            for x in range(width):
+                seen[x] = ((bits[x] & bit) == 0) & (not _is_among(scene[x], hidden))

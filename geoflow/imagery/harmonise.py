@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -22,11 +22,17 @@ from geoflow.imagery.catalog import Catalog
 from geoflow.imagery.items import Item, asset_href, baseline_of
 from geoflow.inputs import NODATA
 
+if TYPE_CHECKING:
+    from geoflow.imagery.read import ReadLog
+
 OFFSET = -1000
 """What has to be added to a digital number that carries ESA's offset."""
 
 PROPERTY = "geoflow:offset"
 """Property of a frozen item that holds its decision."""
+
+UNREADABLE = "unreadable"
+"""`OffsetDecision.pixels` of a scene whose pixels were to be asked and could not be read."""
 
 _FIRST_BASELINE_WITH_OFFSET = (4, 0)
 _DARK_BANDS = ("B02", "B04", "B03")  # in order of preference; two of them are read
@@ -50,14 +56,14 @@ class OffsetDecision:
     expected : int
         What metadata alone would have decided.
     pixels : str
-        What the dark pixels say about the offset in the digital numbers: ``present``, ``absent``, ``unclear``, or
-        ``not read``.
+        What the dark pixels say about the offset in the digital numbers: ``present``, ``absent``, ``unclear``,
+        ``not read``, or ``unreadable`` where they were to be asked and could not.
     dark_dn : int or None
         The 5th percentile of the digital numbers over dark clear pixels, in the darker of two visible bands.
     dark_pixels : int
         How many pixels that rests on.
     note : str
-        One sentence where metadata and pixels disagree, else empty.
+        One sentence where metadata and pixels disagree, or pixels could not be read; else empty.
     """
 
     add: int
@@ -73,7 +79,29 @@ class OffsetDecision:
         return asdict(self)
 
 
-def decide_offset(item: Item, catalog: Catalog, read_pixels: bool = True) -> OffsetDecision:
+@dataclass(frozen=True)
+class DarkPixels:
+    """How the pixels of a scene are asked about its offset.
+
+    Parameters
+    ----------
+    attempts, timeout_s
+        As of `geoflow.imagery.read.Access`.
+    must : bool
+        Whether pixels that cannot be read are an error; else the metadata stand, and the decision says so.
+    log : ReadLog, optional
+        Told about reads that failed or had to be tried again.
+    """
+
+    attempts: int = 3
+    timeout_s: float = 60.0
+    must: bool = True
+    log: ReadLog | None = None
+
+
+def decide_offset(
+    item: Item, catalog: Catalog, read_pixels: bool = True, asking: DarkPixels = DarkPixels()
+) -> OffsetDecision:
     """Decide what has to be added to a scene's digital numbers.
 
     Before baseline 04.00 there was no offset, whatever a flag says. From then on the catalog's rule tells what to
@@ -87,18 +115,27 @@ def decide_offset(item: Item, catalog: Catalog, read_pixels: bool = True) -> Off
         A frozen item.
     read_pixels : bool
         False decides from metadata alone and opens no file.
+    asking : DarkPixels
 
     Raises
     ------
     SceneError
-        If the pixels cannot be read.
+        If metadata say nothing of the offset, or the pixels cannot be read and must be.
     """
+    from geoflow.imagery.read import ReadError
+
     expected, rule = _from_metadata(item, catalog)
     baseline = baseline_of(item)
     settled = rule == "none" or (baseline is not None and baseline < _FIRST_BASELINE_WITH_OFFSET)
     if settled or not read_pixels:
         return OffsetDecision(expected, rule, expected)
-    verdict, dark_dn, count = _dark_pixel_test(item, catalog)
+    try:
+        verdict, dark_dn, count = _dark_pixel_test(item, catalog, asking)
+    except ReadError as error:
+        if asking.must:
+            raise
+        note = f"{rule} says add {expected}, and no pixel could be asked: {error}"
+        return OffsetDecision(expected, rule, expected, UNREADABLE, note=note)
     seen = {"present": OFFSET, "absent": 0}.get(verdict, expected)
     if seen == expected:
         return OffsetDecision(expected, rule, expected, verdict, dark_dn, count)
@@ -106,7 +143,9 @@ def decide_offset(item: Item, catalog: Catalog, read_pixels: bool = True) -> Off
     return OffsetDecision(seen, "pixels", expected, verdict, dark_dn, count, note)
 
 
-def with_decisions(items: Sequence[Item], catalog: Catalog, workers: int = 8) -> tuple[dict[str, Any], ...]:
+def with_decisions(
+    items: Sequence[Item], catalog: Catalog, workers: int = 8, asking: DarkPixels = DarkPixels()
+) -> tuple[dict[str, Any], ...]:
     """The items with each one's `OffsetDecision` in ``properties["geoflow:offset"]``.
 
     Meant for the driver, once, after the search: tasks then need no reads of their own to know the offset.
@@ -114,7 +153,7 @@ def with_decisions(items: Sequence[Item], catalog: Catalog, workers: int = 8) ->
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(workers) as pool:
-        decisions = list(pool.map(lambda item: decide_offset(item, catalog), items))
+        decisions = list(pool.map(lambda item: decide_offset(item, catalog, asking=asking), items))
     return tuple(
         {**item, "properties": {**item["properties"], PROPERTY: decision.to_dict()}}
         for item, decision in zip(items, decisions, strict=True)
@@ -177,13 +216,13 @@ def _from_metadata(item: Item, catalog: Catalog) -> tuple[int, str]:
     return OFFSET, "baseline"
 
 
-def _dark_pixel_test(item: Item, catalog: Catalog) -> tuple[str, int | None, int]:
+def _dark_pixel_test(item: Item, catalog: Catalog, asking: DarkPixels) -> tuple[str, int | None, int]:
     """(verdict, 5th percentile of the darker band, pixels) from a thinned-out reading of two bands and SCL."""
     bands = [b for b in _DARK_BANDS if b in catalog.assets and catalog.assets[b] in item["assets"]][:2]
     if not bands or catalog.scl not in item["assets"]:
         return "not read", None, 0
-    scl = _thinned(item, "SCL", catalog)
-    samples = [_thinned(item, band, catalog) for band in bands]
+    scl = _thinned(item, "SCL", catalog, asking)
+    samples = [_thinned(item, band, catalog, asking) for band in bands]
     dark = np.isin(scl, _DARK_CLASSES)
     for sample in samples:
         dark &= sample > 0
@@ -196,9 +235,11 @@ def _dark_pixel_test(item: Item, catalog: Catalog) -> tuple[str, int | None, int
     return ("present" if dn >= _PRESENT_ABOVE else "unclear"), dn, count
 
 
-def _thinned(item: Item, band: str, catalog: Catalog) -> NDArray[Any]:
+def _thinned(item: Item, band: str, catalog: Catalog, asking: DarkPixels) -> NDArray[Any]:
     """The whole scene in one band at `_SAMPLE_PX` pixels a side, from the overviews where there are any."""
     from geoflow.imagery.read import Access, SceneFile, read_file
 
     file = SceneFile(asset_href(item, band, catalog), item["id"], band)
-    return read_file(file, Access.of(catalog), lambda dataset: dataset.read(1, out_shape=(_SAMPLE_PX, _SAMPLE_PX)))
+    access = Access.of(catalog, asking.attempts, asking.timeout_s)
+    shape = (_SAMPLE_PX, _SAMPLE_PX)
+    return read_file(file, access, lambda dataset: dataset.read(1, out_shape=shape), asking.log)

@@ -140,6 +140,8 @@ def resample(
     """
     if method not in get_args(Resampling):
         raise GridError(f"resampling {method!r} is not known; it is one of {', '.join(get_args(Resampling))}")
+    if method == "nearest" and (finer := _parts_of(source, target)) is not None:
+        return _repeated(read, source, target, finer)
     lattice = lattice_of(source, target)
     scale = 1.0 if method == "nearest" else _scale(source, target.crs, abs(target.transform.a))
     reach = 1 if method == "nearest" else max(_CUBIC_REACH_PX, math.ceil(1 / scale)) + 1
@@ -163,14 +165,40 @@ def resample(
 
 def is_window_of(source: Source, target: Target) -> tuple[int, int] | None:
     """(row, column) of the source's pixel that is the target's first, if all their pixels coincide, else None."""
+    found = _parts_of(source, target)
+    return None if found is None or found[0] != 1 else found[1:]
+
+
+def _parts_of(source: Source, target: Target) -> tuple[int, int, int] | None:
+    """(parts, row, column) if each source pixel is so many target pixels a side, else None.
+
+    Row and column of the target's first pixel are counted in target pixels from the source's upper left corner.
+    """
     if not _same_crs(source.crs, target.crs):
         return None
     step = ~source.transform * target.transform
-    if max(abs(step.a - 1), abs(step.e - 1), abs(step.b), abs(step.d)) > 1e-9:
+    parts = max(1, round(1 / step.a)) if step.a > 0 else 1
+    if max(abs(step.a * parts - 1), abs(step.e * parts - 1), abs(step.b), abs(step.d)) > 1e-9:
         return None
-    if max(abs(step.c - round(step.c)), abs(step.f - round(step.f))) > 1e-3:
+    col, row = step.c * parts, step.f * parts
+    if max(abs(col - round(col)), abs(row - round(row))) > 1e-3:
         return None
-    return round(step.f), round(step.c)
+    return parts, round(row), round(col)
+
+
+def _repeated(
+    read: Callable[[slice, slice], NDArray[Any]], source: Source, target: Target, finer: tuple[int, int, int]
+) -> NDArray[Any]:
+    """Each source pixel as its parts: what `interpolate.nearest` comes to, without a place for every pixel."""
+    parts, row, col = finer
+    out = np.zeros(target.shape, source.dtype)
+    spans = []
+    for first, count, size in ((row, target.shape[0], source.shape[0]), (col, target.shape[1], source.shape[1])):
+        spans.append(slice(max(0, first // parts), min(size, (first + count - 1) // parts + 1)))
+    rows, cols = spans
+    if rows.start < rows.stop and cols.start < cols.stop:
+        interpolate.repeated(read(rows, cols), rows.start * parts - row, cols.start * parts - col, parts, out)
+    return out
 
 
 def lattice_of(source: Source, target: Target) -> Lattice:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from geoflow.imagery import Catalog, CompositeOptions
     from geoflow.imagery.read import ReadError, ReadEvent
+    from geoflow.jobs.scenes import Scenes
 
 REMOTE_READS = 4
 """Files that a task reads at once over a network, where most of the time is spent waiting."""
@@ -143,22 +144,28 @@ def _pixels_under(item: Mapping[str, Any], geobox: GeoBox) -> int:
     return int(np.count_nonzero(geometry_mask([shape.geom], geobox.shape, geobox.transform, invert=True)))
 
 
-def reads_of(receipts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """What could not be read, or not at once, over all tiles.
+def reads_of(receipts: Mapping[str, Mapping[str, Any]], scenes: Mapping[str, Scenes]) -> dict[str, dict[str, Any]]:
+    """What could not be read, or not at once, over all tiles and while offsets were decided.
 
     Parameters
     ----------
     receipts : mapping
         Receipts of the imagery stage by their key, ``<epoch>/<tile>``.
+    scenes : mapping of epoch to Scenes
 
     Returns
     -------
     dict
         By epoch: ``lost``, one entry for each scene that a tile had to do without (``scene``, ``band``, ``cause``,
-        ``tiles``, ``pixels``), and ``retried`` (``scene``, ``band``, ``cause``, ``times``). Epochs without either are
-        left out.
+        ``tiles``, ``pixels``), ``retried`` (``scene``, ``band``, ``cause``, ``times``), and ``unasked``, the scenes
+        whose offset no pixel could confirm, see `Scenes.unasked`. Epochs without any are left out.
     """
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    found: dict[str, dict[str, Any]] = {}
+    for epoch, searched in scenes.items():
+        for event in searched.reads:
+            _count_retry(found, epoch, event)
+        if unasked := searched.unasked():
+            found.setdefault(epoch, _nothing())["unasked"] = unasked
     for key, receipt in sorted(receipts.items()):
         epoch, _, tile = key.partition("/")
         for loss in receipt.get(LOST, []):
@@ -166,20 +173,28 @@ def reads_of(receipts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, l
             known["tiles"].append(tile)
             known["pixels"] += loss["pixels"]
         for event in receipt.get("reads", []):
-            if event["what"] == "retried":
-                _entry(found, epoch, "retried", event, {"times": 0})["times"] += 1
+            _count_retry(found, epoch, event)
     return found
 
 
+def _nothing() -> dict[str, Any]:
+    return {LOST: [], "retried": [], "unasked": []}
+
+
+def _count_retry(found: dict[str, dict[str, Any]], epoch: str, event: Mapping[str, Any]) -> None:
+    if event["what"] == "retried":
+        _entry(found, epoch, "retried", event, {"times": 0})["times"] += 1
+
+
 def _entry(
-    found: dict[str, dict[str, list[dict[str, Any]]]],
+    found: dict[str, dict[str, Any]],
     epoch: str,
     kind: str,
     event: Mapping[str, Any],
     empty: dict[str, Any],
 ) -> dict[str, Any]:
     """The entry of a scene, band and cause, made if need be."""
-    entries = found.setdefault(epoch, {LOST: [], "retried": []})[kind]
+    entries: list[dict[str, Any]] = found.setdefault(epoch, _nothing())[kind]
     facts = {key: event[key] for key in ("scene", "band", "cause")}
     for entry in entries:
         if all(entry[key] == value for key, value in facts.items()):

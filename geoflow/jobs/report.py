@@ -132,6 +132,7 @@ def _context(summary: Mapping[str, Any], figures: Mapping[str, Path], root: Path
         "change": _changes(s.get("change") or {}, legend),
         "scenes": {epoch: ledger_facts(ledger) for epoch, ledger in (s.get("scenes") or {}).items()},
         "lost": {epoch: found["lost"] for epoch, found in (s.get("reads") or {}).items()},
+        "unasked": {epoch: found.get("unasked", []) for epoch, found in (s.get("reads") or {}).items()},
         "retried": {
             epoch: sum(entry["times"] for entry in found["retried"]) for epoch, found in (s.get("reads") or {}).items()
         },

@@ -45,6 +45,9 @@ class Scenes:
     searches : mapping of period to dict
         How the catalog answered: ``repeated`` items, filters ``sent`` to the server, scenes ``dropped`` by them (None
         where it does not count), scenes ``outside`` the dates that a file holds.
+    reads : tuple of dict
+        Reads that failed, or had to be tried again, while the offsets were decided: ``scene``, ``band``, ``what``,
+        ``cause``.
     before : Scenes, optional
         The list that this one replaces, where there was one.
     """
@@ -54,6 +57,7 @@ class Scenes:
     refused: tuple[dict[str, Any], ...]
     periods: Mapping[str, DateRange] = field(default_factory=dict)
     searches: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    reads: tuple[dict[str, Any], ...] = ()
     before: Scenes | None = None
 
     def on(self, tile: Tile) -> tuple[dict[str, Any], ...]:
@@ -69,6 +73,17 @@ class Scenes:
     def within(self, period: str) -> tuple[dict[str, Any], ...]:
         """The used scenes of one period."""
         return tuple(item for item in self.items if period in periods_of(item["properties"]["datetime"], self.periods))
+
+    def unasked(self) -> list[dict[str, Any]]:
+        """Scenes whose pixels could not be asked about the offset: ``scene``, ``rule``, ``add`` and ``note``."""
+        from geoflow.imagery.harmonise import PROPERTY, UNREADABLE
+
+        decided = [(item["id"], item["properties"][PROPERTY]) for item in self.items]
+        return [
+            {"scene": id_, **{key: made.get(key) for key in ("rule", "add", "note")}}
+            for id_, made in decided
+            if made.get("pixels") == UNREADABLE
+        ]
 
     def ledger(self) -> dict[str, Any]:
         """What people are told: used scenes with the decisions made for them, refused ones with the reason."""
@@ -145,14 +160,15 @@ class Search:
         periods, path = self.section.epochs[epoch], self.folder / f"{epoch}.json"
         question, frozen = self._question(epoch), _read(path)
         before = None if frozen is None else _thaw(epoch, frozen)
-        if before is not None and not self.refresh and frozen and frozen.get("question") == question:
+        owed = before is not None and self.section.on_error == "fail" and bool(before.unasked())
+        if before is not None and not self.refresh and not owed and frozen and frozen.get("question") == question:
             return before
         found = {name: self._period(source, epoch, name) for name in periods}
         items, refused = _merged(found)
-        kept, undecided = self._decided(items)
+        kept, undecided, reads = self._decided(items)
         searches = {name: _account(result) for name, result in found.items()}
         scenes = Scenes(
-            epoch, kept, tuple(sorted(refused + undecided, key=lambda r: r["id"])), periods, searches, before
+            epoch, kept, tuple(sorted(refused + undecided, key=lambda r: r["id"])), periods, searches, reads, before
         )
         self._check_periods(scenes)
         if self.freeze and self.pixels:
@@ -203,10 +219,12 @@ class Search:
         except CatalogError as error:
             raise CatalogError(f"imagery.epochs.{epoch}.{name}: {error}") from error
 
-    def _decided(self, items: Sequence[dict[str, Any]]) -> tuple[tuple[dict[str, Any], ...], list[dict[str, Any]]]:
-        """Items with their offset, and those for which not even metadata say one."""
-        from geoflow.imagery import decide_offset, with_decisions
-        from geoflow.imagery.harmonise import PROPERTY
+    def _decided(
+        self, items: Sequence[dict[str, Any]]
+    ) -> tuple[tuple[dict[str, Any], ...], list[dict[str, Any]], tuple[dict[str, Any], ...]]:
+        """Items with their offset, those for which not even metadata say one, and reads that did not work at once."""
+        from geoflow.imagery import ReadLog, decide_offset, with_decisions
+        from geoflow.imagery.harmonise import PROPERTY, DarkPixels
         from geoflow.imagery.search import Refusal
 
         kept, refused = [], []
@@ -218,11 +236,14 @@ class Search:
             else:
                 kept.append({**item, "properties": {**item["properties"], PROPERTY: decision.to_dict()}})
         if not self.pixels:
-            return tuple(kept), refused
+            return tuple(kept), refused, ()
         known = {item["id"] for item in kept}
         plain = [item for item in items if item["id"] in known]
         self.catalog.check_credentials([a["href"] for item in plain for a in item["assets"].values()])
-        return tuple(dict(item) for item in with_decisions(plain, self.catalog)), refused
+        log, section = ReadLog(), self.section
+        asking = DarkPixels(section.attempts, section.timeout_s, must=section.on_error == "fail", log=log)
+        decided = tuple(dict(item) for item in with_decisions(plain, self.catalog, asking=asking))
+        return decided, refused, tuple(event.to_dict() for event in log.events)
 
     def _check_periods(self, scenes: Scenes) -> None:
         for name in scenes.periods:
@@ -264,13 +285,14 @@ def _account(result: SearchResult) -> dict[str, Any]:
 
 
 def _frozen(scenes: Scenes) -> dict[str, Any]:
-    return {"searches": dict(scenes.searches), "items": scenes.items, "refused": scenes.refused}
+    found = {"searches": dict(scenes.searches), "items": scenes.items, "refused": scenes.refused}
+    return {**found, "reads": scenes.reads} if scenes.reads else found
 
 
 def _thaw(epoch: str, frozen: Mapping[str, Any]) -> Scenes:
     periods = {name: DateRange.model_validate(text) for name, text in frozen.get("periods", {}).items()}
     items, refused = tuple(frozen["items"]), tuple(frozen["refused"])
-    return Scenes(epoch, items, refused, periods, frozen.get("searches", {}))
+    return Scenes(epoch, items, refused, periods, frozen.get("searches", {}), tuple(frozen.get("reads", ())))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -302,5 +324,6 @@ def _facts(item: dict[str, Any], periods: Mapping[str, DateRange]) -> dict[str, 
         **_place_and_time(item),
         "offset_add": decision["add"],
         "offset_rule": decision["rule"],
+        "offset_pixels": decision.get("pixels", ""),
         "note": decision.get("note", ""),
     }

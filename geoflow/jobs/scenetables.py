@@ -70,7 +70,15 @@ def _print_period(console: Console, scenes: Scenes, period: str) -> None:
     for facts, said in rows:
         if not roomy and ":" in said:
             print_aside(console, f"{facts['id']} {said}")
-    console.print(f"  {span.start} to {span.end}: {len(used)} used, {len(refused)} refused{_aside(scenes, period)}\n")
+    counts = f"{len(used)} used, {len(refused)} refused{_unasked(used)}{_aside(scenes, period)}"
+    console.print(f"  {span.start} to {span.end}: {counts}\n")
+
+
+def _unasked(used: list[dict[str, Any]]) -> str:
+    from geoflow.imagery.harmonise import UNREADABLE
+
+    many = sum(facts["offset_pixels"] == UNREADABLE for facts in used)
+    return f"; {many} with an offset that no pixel could confirm" if many else ""
 
 
 def _cells(facts: Mapping[str, Any], orbit: bool) -> list[str]:

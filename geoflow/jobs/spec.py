@@ -210,7 +210,8 @@ class Imagery(Section):
         "fail",
         description="a file that cannot be read after all attempts: `fail` fails the tiles that need it, `skip_scene` "
         "does without the scene there, which the report and the receipts say; a later run with `fail` makes good what "
-        "is missing. The look at each scene that decides its offset must work in either case",
+        "is missing. A scene whose pixels cannot be asked about its offset fails the search, or with `skip_scene` gets "
+        "the offset that its metadata say, and is named",
     )
     attempts: int = Field(3, ge=1, le=20, description="how often a remote file is tried")
     timeout_s: float = Field(

@@ -66,7 +66,7 @@ def summarise(run: Run) -> dict[str, Any]:
         summary["patches"] = _patches(receipts["patches"].values())
     if "classifier" in receipts and (found := receipts["classifier"].get("classifier")):
         summary["classifier"] = found["validation"]
-    if found := reads_of(receipts.get("imagery", {})):
+    if found := reads_of(receipts.get("imagery", {}), flow.scenes if flow.job.imagery else {}):
         summary["reads"] = found
     if "predict" in receipts:
         summary["areas_ha"] = _areas(receipts["predict"], flow)
