@@ -137,7 +137,7 @@ def test_a_cluster_of_threads_listens_on_loopback_only():
 
 def test_workers_get_the_environment_and_the_memory_that_is_needed(monkeypatch, tmp_path):
     monkeypatch.setenv("DASK_SCHEDULER_ADDRESS", "tcp://192.0.2.1:8786")
-    names = [*WORKER_ENVIRONMENT, "GDAL_CACHEMAX", "OMP_NUM_THREADS", "GDAL_HTTP_PROXY"]
+    names = [*WORKER_ENVIRONMENT, "GDAL_CACHEMAX", "GOMP_SPINCOUNT", "OMP_NUM_THREADS", "GDAL_HTTP_PROXY"]
     for name in names:  # clusters that others have started in this process leave theirs behind
         monkeypatch.delenv(name, raising=False)
     file = tmp_path / "local.yaml"
@@ -150,6 +150,7 @@ def test_workers_get_the_environment_and_the_memory_that_is_needed(monkeypatch, 
     assert found == {
         **WORKER_ENVIRONMENT,
         "GDAL_CACHEMAX": "256",
+        "GOMP_SPINCOUNT": "1000",
         "OMP_NUM_THREADS": "1",
         "GDAL_HTTP_PROXY": "proxy:3128",
     }
