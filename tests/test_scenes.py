@@ -246,7 +246,7 @@ def test_a_scene_of_unknown_offset_is_refused_and_the_others_go_on(stac: Path, t
 
 
 def test_an_offset_that_no_pixel_can_confirm_is_an_error_or_is_named(stac: Path, tmp_path: Path) -> None:
-    """With ``skip_scene`` metadata stand in, the list says for which scene and why, and a strict search makes it good."""
+    """With ``skip_scene`` metadata stand in, the list says where and why, and a strict search makes it good."""
     faults, out = Faults(), tmp_path / "out"
     faults.plan("*/june/SCL.tif", 404, float("inf"))
     with (

@@ -53,8 +53,8 @@ def worker_environment(cluster: kinds.Cluster) -> dict[str, str]:
     return {
         **WORKER_ENVIRONMENT,
         "OMP_NUM_THREADS": "1",  # a window of the net runs on one thread; training sets its own number
-        # The threads of a training that wait for each other sleep soon. Spinning, as is usual, is as quick on cores that
-        # are theirs alone, and takes twice the time of the step on cores that others use too.
+        # The threads of a training that wait for each other sleep soon. Spinning, as is usual, is hardly quicker on
+        # cores that are theirs alone, and doubles the time of a step on cores that others use too.
         "GOMP_SPINCOUNT": "1000",
         "GDAL_CACHEMAX": "256",  # MB; else each process takes 5 % of the memory of its node
         **getattr(cluster, "environment", {}),
