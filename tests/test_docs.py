@@ -155,3 +155,10 @@ def test_every_make_target_that_is_named_exists():
 def test_every_job_that_is_shipped_is_valid(path):
     job = parse_job(yaml.safe_load(path.read_text()))
     assert job.name == path.stem
+
+
+def test_no_placeholder_is_taken_for_a_tag():
+    """``out/<name>`` outside of code is a tag to a browser, which shows ``out/``."""
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```|`[^`]*`|<https?:[^>]*>", "", page.read_text("utf-8"), flags=re.S | re.M)
+        assert set(re.findall(r"<([A-Za-z]\w*)", text)) <= {"code"}, page.name

@@ -266,7 +266,7 @@ class Imagery(Section):
 class Labels(Section):
     """What the segmentation learns from."""
 
-    name: Name = Field("labels", description="group in the store: labels/<name>")
+    name: Name = Field("labels", description="group in the store: labels/NAME")
     source: Place = Field(description="vector or raster file; `file|layername=NAME` picks a layer")
     legend: str = Field("corine", description="corine, or a path to a CSV (code, name, colour)")
     column: str | None = Field(None, description="column of codes in a vector file; found by itself if possible")
@@ -404,7 +404,7 @@ class Publish(Section):
 class Job(Section):
     """A whole job file."""
 
-    name: Name = Field(description="names the output folder, out/<name>")
+    name: Name = Field(description="names the output folder, out/NAME")
     area: Area
     grid: GridSection
     imagery: Imagery | None = None
