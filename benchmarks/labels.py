@@ -160,7 +160,7 @@ def storing(case: Case) -> dict[str, Callable[[], Any]]:
 
     def plain() -> None:
         levels, _ = codes_by_level(load_labels(source, tile.geobox, CORINE).values, CORINE)
-        written(store, "labels/clc", tile, {f"level{level}": codes for level, codes in levels.items()})
+        written(store, "labels/clc", tile, {f"level{level}": codes for level, codes in levels.items()}, {})
 
     return {"job": lambda: perform(Task("labels", tile.id, "0", work), out), "plain": plain}
 
@@ -177,8 +177,8 @@ def parts(case: Case) -> dict[str, Callable[[], Any]]:
     return {
         "border": lambda: border_distance(wide, 10.0),
         "levels": lambda: codes_by_level(found.codes, CORINE),
-        "write": lambda: written(store, "labels/clc", tile, {**levels, "border_m": found.border_m}),
-        "write3": lambda: written(store, "labels/clc", tile, levels),
+        "write": lambda: written(store, "labels/clc", tile, {**levels, "border_m": found.border_m}, {}),
+        "write3": lambda: written(store, "labels/clc", tile, levels, {}),
     }
 
 

@@ -59,8 +59,15 @@ def written(
     """Write one tile of some variables; their nodata pixels are counted, so that no others go unnoticed later."""
     nodata = store.nodata(group, list(arrays))
     store.write(group, tile, arrays)
-    counted = {name: int(np.count_nonzero(values == nodata[name])) for name, values in arrays.items()}
+    counted = {name: nodata_px(values, nodata[name]) for name, values in arrays.items()}
     return Done({**content, NODATA_COUNTS: counted}, tuple(store.chunk_files(group, list(arrays), tile)))
+
+
+def nodata_px(values: NDArray[Any], nodata: Any) -> int:
+    """How many pixels hold the value that means nodata."""
+    if nodata == 0:  # no array of truth values need be made
+        return int(values.size - np.count_nonzero(values))
+    return int(np.count_nonzero(values == nodata))
 
 
 def counts_of(codes: NDArray[Any]) -> dict[str, int]:

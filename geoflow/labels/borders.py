@@ -32,7 +32,9 @@ def halo_px(resolution_m: float, cap_m: int = CAP_M) -> int:
     return math.ceil(cap_m / resolution_m) + 1
 
 
-def border_distance(codes: NDArray[np.integer[Any]], resolution_m: float, cap_m: int = CAP_M) -> NDArray[np.int16]:
+def border_distance(
+    codes: NDArray[np.integer[Any]], resolution_m: float, cap_m: int = CAP_M, margin: int = 0
+) -> NDArray[np.int16]:
     """Distance from each pixel's centre to the nearest class border, in metres.
 
     Parameters
@@ -43,17 +45,19 @@ def border_distance(codes: NDArray[np.integer[Any]], resolution_m: float, cap_m:
         Edge of a pixel.
     cap_m : int
         Largest distance to tell, 1 to 32767.
+    margin : int
+        Pixels on all four sides that are read, but not told.
 
     Returns
     -------
-    int16 array, dims (y, x)
+    int16 array, dims (y, x), without the margin
         Whole metres, rounded down, at most ``cap_m``; `BORDER_NODATA` where the code is 0. A pixel that touches a
         border has half a pixel.
 
     Raises
     ------
     LabelError
-        If ``cap_m`` or ``resolution_m`` is out of range.
+        If ``cap_m`` or ``resolution_m`` is out of range, or the margin leaves nothing.
 
     Notes
     -----
@@ -73,24 +77,47 @@ def border_distance(codes: NDArray[np.integer[Any]], resolution_m: float, cap_m:
     farthest = halo_px(resolution_m, cap_m)
     if farthest > _FARTHEST_PX:
         raise LabelError(f"{cap_m} m are too many pixels of {resolution_m} m; keep distances up to less")
+    if margin < 0 or 2 * margin >= min(codes.shape):
+        raise LabelError(f"a margin of {margin} px leaves nothing of {codes.shape[0]} x {codes.shape[1]} px")
     codes = np.ascontiguousarray(codes)
     dtype = np.int16 if farthest <= _NEAR_PX else np.int32
     ranks, along = np.empty(codes.shape, dtype), np.empty(codes.shape, dtype)
-    _ranks(codes, farthest, ranks, along)
-    out = ranks if ranks.dtype == np.int16 else np.empty(codes.shape, np.int16)
-    _in_metres(ranks, codes, resolution_m / 2, cap_m, out)
+    out = np.empty((codes.shape[0] - 2 * margin, codes.shape[1] - 2 * margin), np.int16)
+    most = farthest * (farthest + 1)
+    table = _table(most + 1 if dtype == np.int16 else 0, resolution_m / 2, cap_m)
+    _distances(codes, farthest, ranks, along, margin, table, resolution_m / 2, cap_m, out)
     return out
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _metres(rank: int, half_m: float, cap_m: int) -> int:
+    """From a rank to metres."""
+    square = 8 * (rank >> 1) + 1 + (rank & 1)
+    # A hair up before cutting: 30 m are not 29 because the resolution is not a round number in binary.
+    return min(int(math.sqrt(square) * half_m + 1e-6), cap_m)
+
+
 @numba.njit(cache=True, nogil=True)
-def _in_metres(ranks: NDArray[Any], codes: NDArray[Any], half_m: float, cap_m: int, out: NDArray[np.int16]) -> None:
-    """From ranks to metres; ``out`` may be ``ranks``."""
-    for y in range(codes.shape[0]):
-        for x in range(codes.shape[1]):
-            square = 8 * (np.int64(ranks[y, x]) >> 1) + 1 + (ranks[y, x] & 1)
-            # A hair up before cutting: 30 m are not 29 because the resolution is not a round number in binary.
-            metres = int(math.sqrt(square) * half_m + 1e-6)
-            out[y, x] = BORDER_NODATA if codes[y, x] == 0 else min(metres, cap_m)
+def _table(count: int, half_m: float, cap_m: int) -> NDArray[np.int16]:
+    """The metres of the first ranks."""
+    table = np.empty(count, np.int16)
+    for rank in range(count):
+        table[rank] = _metres(rank, half_m, cap_m)
+    return table
+
+
+@numba.njit(cache=True, nogil=True)
+def _in_metres(
+    ranks: NDArray[Any], codes: NDArray[Any], table: NDArray[np.int16], half_m: float, cap_m: int, out: NDArray[np.int16]
+) -> None:
+    """A row of ranks in metres; looked up where there is a table, which takes a fifth of the time."""
+    for x in range(np.uint64(out.size)):
+        if codes[x] == 0:
+            out[x] = BORDER_NODATA
+        elif table.size:
+            out[x] = table[np.uint64(ranks[x])]
+        else:
+            out[x] = _metres(np.int64(ranks[x]), half_m, cap_m)
 
 
 # Below, every sum is cast back to the array's own type (``of``): numba would go on in 64 bits, with a quarter of the
@@ -98,10 +125,21 @@ def _in_metres(ranks: NDArray[Any], codes: NDArray[Any], half_m: float, cap_m: i
 
 
 @numba.njit(cache=True, nogil=True)
-def _ranks(codes: NDArray[Any], farthest: int, ranks: NDArray[Any], along: NDArray[Any]) -> None:
-    """Ranks of the distances to the nearest border, at most that of ``farthest``, which are pixels.
+def _distances(
+    codes: NDArray[Any],
+    farthest: int,
+    ranks: NDArray[Any],
+    along: NDArray[Any],
+    cut: int,
+    table: NDArray[np.int16],
+    half_m: float,
+    cap_m: int,
+    out: NDArray[np.int16],
+) -> None:
+    """Ranks of the distances to the nearest border, at most that of ``farthest`` (pixels), and from them metres.
 
-    ``along`` is scratch, of the shape and type of ``ranks``.
+    ``ranks`` and ``along`` are scratch, of the shape of ``codes``; ``out`` is ``cut`` pixels smaller on all sides. A row
+    is brought to its end while the processor's caches hold it.
     """
     height, width = codes.shape
     of = ranks.dtype.type
@@ -128,7 +166,10 @@ def _ranks(codes: NDArray[Any], farthest: int, ranks: NDArray[Any], along: NDArr
         for x in range(inner.size):
             n = side[x] if side[x] < there[x] else there[x]
             inner[x] = of(0) if n == of(0) else of(of(n * of(n - of(1))) + of(1))
-        _sideways(here, sites, least, margin)
+        if cut <= y < height - cut:
+            _sideways(here, sites, least, margin)
+            inner_codes = codes[y, cut : width - cut]
+            _in_metres(here[cut : width - cut], inner_codes, table, half_m, cap_m, out[y - cut])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -111,9 +111,9 @@ def load_label_tile(
     margin = halo_px(resolution_m, cap_m)
     codes, claims = _rasterised(source, geobox.pad(margin), legend, column)
     inner = np.s_[margin:-margin, margin:-margin]
-    border_m = border_distance(codes, resolution_m, cap_m)[inner]
-    contested = 0 if claims is None else int((claims[inner] > 1).sum())
-    return LabelTile(np.ascontiguousarray(codes[inner]), np.ascontiguousarray(border_m), contested)
+    border_m = border_distance(codes, resolution_m, cap_m, margin)
+    contested = 0 if claims is None else int(np.count_nonzero(claims[inner] > 1))
+    return LabelTile(np.ascontiguousarray(codes[inner]), border_m, contested)
 
 
 def _rasterised(
