@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,9 +29,9 @@ def windows(
     to: Annotated[Path, typer.Argument(metavar="ZARR", help="The store to make.", show_default=False)],
     window: WindowPx = 120,
     count: Annotated[int | None, typer.Option(min=1, metavar="N", help="How many; all that serve without.")] = None,
-    split: Annotated[str, typer.Option(help="random, as in the paper, or blocked: whole blocks of the country.")] = (
-        "blocked"
-    ),
+    split: Annotated[
+        str, typer.Option(help="random (the paper's), blocked: whole blocks, or squares: rings in each block.")
+    ] = ("blocked"),
     shares: Annotated[
         tuple[float, float, float], typer.Option(metavar="TRAIN VALIDATION TEST", help="Of the windows; sum 1.")
     ] = (0.7, 0.1, 0.2),
@@ -76,26 +77,37 @@ def leakage(
 ) -> None:
     """Measure how much better a net scores on windows drawn at random than on blocks of their own.
 
-    Trains the run's net anew, twice for each repeat.
+    Trains the run's net anew, twice for each repeat: with the options of a long training that takes as long. Shorter
+    ones tell of a net that learned less.
 
-    Example: geoflow labels leakage out/quickstart --block 480 --repeats 2 --option steps=20
+    Example: geoflow labels leakage out/quickstart --block 480 --option context_steps=150 --option steps=6
     """
     from geoflow.jobs.leakage import leakage_report
     from geoflow.jobs.tables import plain_table
 
     shown = screen(as_json)
     found = leakage_report(out, window, block, share, repeats, values_of(option or []), shown.news.print)
-    table = plain_table("Agreement with labels not seen", "Random", "Blocked", "Leakage", "Standard error")
-    for level, figures in found["leakage"].items():
+    for title, part in (
+        ("Agreement with labels not seen, each net on its own", found),
+        ("On the same ground, that both nets did not see", found["same_ground"]),
+    ):
+        if part is not None:
+            table = plain_table(title, "Random", "Blocked", "Leakage", "Standard error")
+            for row in _leakage_rows(part):
+                table.add_row(*row)
+            shown.out.print(table)
+    if as_json:
+        shown.json(found)
+
+
+def _leakage_rows(part: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for level, figures in part["leakage"].items():
         for name in ("overall", "macro_f1"):
             error = figures[f"{name}_error"]
-            table.add_row(
+            yield (
                 f"{level.replace('level', 'level ')}, {name.replace('_', ' ')}",
-                f"{found['random'][level][name]:.3f}",
-                f"{found['blocked'][level][name]:.3f}",
+                f"{part['random'][level][name]:.3f}",
+                f"{part['blocked'][level][name]:.3f}",
                 f"{figures[name]:+.3f}",
                 "-" if error is None else f"{error:.3f}",
             )
-    shown.out.print(table)
-    if as_json:
-        shown.json(found)

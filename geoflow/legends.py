@@ -6,7 +6,6 @@ are unique within a legend, over all its levels, so a code alone says which clas
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoflow.errors import LegendError
+from geoflow.legendnames import NameIndex, plain_name
 
 NODATA_CODE = 0
 """Nodata of every class map."""
@@ -109,7 +109,7 @@ class Legend:
         for level in self.levels:
             names: dict[str, int] = {}
             for code in self.codes(level):
-                first = names.setdefault(_plain(self.label(code)), code)
+                first = names.setdefault(plain_name(self.label(code)), code)
                 if first != code:
                     raise LegendError(f"legend {self.name!r}: codes {first} and {code} have the same name")
 
@@ -125,25 +125,13 @@ class Legend:
         return {level: tuple(codes) for level, codes in sorted(found.items())}
 
     @cached_property
-    def _by_name(self) -> dict[str, int]:
-        """Plain name to code; where a name is met on several levels, as "Pastures", the deepest wins."""
-        return {_plain(name): code for level in self.levels for code, name in self._names(level)}
+    def _names(self) -> NameIndex:
+        """All names of all classes; where one is met on several levels, as "Pastures", the deepest wins."""
+        return NameIndex.of([[(code, self._names_of(code)) for code in self.codes(level)] for level in self.levels])
 
-    @cached_property
-    def _by_loose_name(self) -> dict[str, int]:
-        """As `_by_name`, by `_loose` names; those that two classes of a level share are left out."""
-        found: dict[str, int] = {}
-        for level in self.levels:
-            here: dict[str, set[int]] = {}
-            for code, name in self._names(level):
-                here.setdefault(_loose(name), set()).add(code)
-            found |= {name: codes.pop() for name, codes in here.items() if len(codes) == 1}
-        return found
-
-    def _names(self, level: int) -> list[tuple[int, str]]:
-        """(code, name) of the classes of a level, under all their names."""
-        classes = [self._by_code[code] for code in self.codes(level)]
-        return [(c.code, name) for c in classes for name in (*(c.alias or "").split("|"), c.name) if name]
+    def _names_of(self, code: int) -> list[str]:
+        entry = self._by_code[code]
+        return [name for name in (*(entry.alias or "").split("|"), entry.name) if name]
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -233,11 +221,10 @@ class Legend:
         text = str(name_or_code).strip()
         if text.isdecimal():
             return self._class(int(text)).code
-        code = self._by_name.get(_plain(text), self._by_loose_name.get(_loose(text)))
+        code = self._names.find(text)
         if code is None:
-            near = difflib.get_close_matches(_plain(text), self._by_name, n=3)
-            names = ", ".join(dict.fromkeys(repr(self.label(self._by_name[n])) for n in near))
-            hint = f"; did you mean {names}?" if near else ""
+            near = dict.fromkeys(repr(self.label(code)) for code in self._names.near(text))
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise LegendError(f"legend {self.name!r} has no class named {name_or_code!r}{hint}")
         return code
 
@@ -305,7 +292,7 @@ class Legend:
         codes = self.codes(level)
         return {
             "flag_values": list(codes),
-            "flag_meanings": " ".join(_plain(self.label(c)).replace(" ", "_") for c in codes),
+            "flag_meanings": " ".join(plain_name(self.label(c)).replace(" ", "_") for c in codes),
             "flag_colors": " ".join(hex_colour(self.colour(c)) for c in codes),
         }
 
@@ -466,13 +453,3 @@ def listed(values: Iterable[Any], most: int = 20) -> str:
 
 def _int_table(values: Mapping[str, int]) -> dict[int, int]:
     return {int(k): int(v) for k, v in values.items()}
-
-
-def _plain(name: str) -> str:
-    """A name without case, punctuation and repeated spaces, to compare by."""
-    return " ".join("".join(c if c.isalnum() else " " for c in name.casefold()).split())
-
-
-def _loose(name: str) -> str:
-    """A plain name without spaces and plurals: "Peat bogs", "Peatbogs" and "peat-bog" are one."""
-    return "".join(word.removesuffix("s") for word in _plain(name).split())

@@ -374,11 +374,12 @@ def test_lists_flag_and_leave_out(tmp_path):
 def test_splits_and_order_are_those_of_the_seed(tmp_path):
     for number in range(40):
         (tmp_path / "in" / name(number)).mkdir(parents=True)
-    (tmp_path / "mine.csv").write_text(f"{name(3)},val\n{name(4)},train\n")
+    (tmp_path / "mine.csv").write_text(f"{name(3)},val\n{name(4)},train\nunheard_of,test\n")
     plan = plan_patches(tmp_path / "in", PatchOptions(split=tmp_path / "mine.csv", validation=0.25))
     assert plan.default_split == "user"
     user = dict(zip(plan.names, plan.splits["user"].tolist(), strict=True))
     assert (user[name(3)], user[name(4)], user[name(5)]) == (VALIDATION, TRAIN, 0)
+    assert plan.strangers == ("unheard_of",)
     assert (plan.splits["random"] == VALIDATION).sum() == 10
     np.testing.assert_array_equal(plan.splits["squares"], squares_split(plan.names))
     same, other = (plan_patches(tmp_path / "in", PatchOptions(seed=seed)) for seed in (0, 1))

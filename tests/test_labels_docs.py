@@ -1,5 +1,6 @@
 """What docs/labels.md shows can be made again."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -36,3 +37,16 @@ def test_the_table_and_the_picture_of_borders(tiny_country, tmp_path):
         assert rows[name]["level1"] == pytest.approx((truth // 100 == found.codes // 100)[where].mean())
     assert rows["within 100 m of a border"]["level3"] < rows["farther inside polygons"]["level3"]
     assert np.isclose(sum(rows[name]["share"] for name in list(rows)[1:]), 1)
+
+
+def test_the_benchmark_of_labels_measures_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    labels = importlib.import_module("labels")
+    case = labels.Case(tmp_path, 512, 900, 600.0)
+    ways = {**labels.rasterising(case), **labels.storing(case), **labels.parts(case)}
+    floor, ours, usual = (np.asarray(ways[name]()) for name in ("floor", "ours", "usual"))
+    np.testing.assert_array_equal(floor, usual)
+    assert (floor == ours).mean() > 0.9  # of the polygons that overlap, the smaller one has the pixel, not the later
+    assert ways["job"]()["counts"]
+    for name in ways.keys() - {"floor", "ours", "usual", "job"}:
+        ways[name]()

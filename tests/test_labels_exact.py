@@ -144,11 +144,18 @@ def by_definition(codes: np.ndarray, resolution: float, cap: int) -> np.ndarray:
 
 
 @quick
-@given(codes=grids, resolution=st.sampled_from([10.0, 12.5, 100.0, 1 / 3]), cap=st.sampled_from([1, 25, 1000]))
-def test_distances_are_those_to_the_edges_between_classes(codes, resolution, cap):
-    found = border_distance(codes, resolution, cap)
+@given(
+    codes=grids,
+    resolution=st.sampled_from([10.0, 12.5, 100.0, 1 / 3]),
+    cap=st.sampled_from([1, 25, 1000]),
+    margin=st.integers(0, 4),
+)
+def test_distances_are_those_to_the_edges_between_classes(codes, resolution, cap, margin):
+    margin = min(margin, (min(codes.shape) - 1) // 2)
+    found = border_distance(codes, resolution, cap, margin)
     assert found.dtype == np.int16
-    np.testing.assert_array_equal(found, by_definition(codes, resolution, cap))
+    inner = np.s_[margin : codes.shape[0] - margin, margin : codes.shape[1] - margin]
+    np.testing.assert_array_equal(found, by_definition(codes, resolution, cap)[inner])
 
 
 def test_distances_of_large_patches():
@@ -163,6 +170,8 @@ def test_what_no_distance_can_be_told_in_is_refused():
     for resolution, cap in ((10.0, 0), (10.0, 40_000), (0.0, 100), (0.1, 32_000)):
         with pytest.raises(LabelError, match=r"kept up to 1 to 32767|positive size|too many pixels"):
             border_distance(codes, resolution, cap)
+    with pytest.raises(LabelError, match="a margin of 2 px leaves nothing of 3 x 3 px"):
+        border_distance(codes, 10.0, margin=2)
 
 
 def test_a_border_beyond_the_tile_and_beyond_the_grid_counts(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from hypothesis import strategies as st
 
 import geoflow as gf
 from geoflow.errors import JobError, LabelError, StoreError
-from geoflow.jobs.windows import Split, export_windows
+from geoflow.jobs.windows import Split, country_of, export_windows
+from geoflow.labels.splits import squares
+from geoflow.learning.samples import HeldOut
 from geoflow.learning.windowing import (
     LEFT_OUT,
     TEST,
@@ -27,6 +30,7 @@ from geoflow.learning.windowing import (
     draw_windows,
     find_windows,
     random_split,
+    squares_split,
 )
 
 SHARES = (0.6, 0.15, 0.25)
@@ -115,11 +119,25 @@ def test_a_gap_keeps_training_windows_away():
     np.testing.assert_array_equal(parts[parts != LEFT_OUT], plain[parts != LEFT_OUT])
 
 
+@settings(deadline=None)
 @given(count=st.integers(0, 500), seed=st.integers(0, 99))
 def test_a_random_split_has_the_shares(count, seed):
     parts = random_split(count, (0.8, 0.0, 0.2), seed)
     assert (parts == VALIDATION).sum() == 0
     assert abs((parts == TRAIN).sum() - 0.8 * count) <= 0.5
+
+
+def test_concentric_squares_are_those_of_bigearthnet():
+    found = lattice(45, 70)
+    parts = squares_split(found, 200, (0.5, 0.25, 0.25))
+    inner = (found.column % 200 + 5.0, found.row % 200 + 5.0)
+    np.testing.assert_array_equal(parts + 1, squares(*inner, 200), "codes of patches begin with 1")
+    whole = (found.row < 400) & (found.column < 600)
+    for part, share in zip((TRAIN, VALIDATION, TEST), (0.5, 0.25, 0.25), strict=True):
+        assert (parts[whole] == part).mean() == pytest.approx(share, abs=0.06)
+    apart = Split("squares", (0.5, 0.25, 0.25), 200, gap_px=10).parts(found)
+    assert (apart == LEFT_OUT).any()
+    np.testing.assert_array_equal(apart[apart != LEFT_OUT], parts[apart != LEFT_OUT])
 
 
 def test_splits_that_cannot_be_are_refused():
@@ -129,6 +147,10 @@ def test_splits_that_cannot_be_are_refused():
         blocked_split(lattice(4, 4), 25, SHARES, 0)
     with pytest.raises(LabelError, match="lie in 1 blocks of 100 px, too few for 3 parts"):
         blocked_split(lattice(4, 4), 100, SHARES, 0)
+    with pytest.raises(LabelError, match="squares in blocks of 10 px need windows smaller than that, not of 10 px"):
+        squares_split(lattice(4, 4), 10, SHARES)
+    with pytest.raises(StoreError, match="random, blocked or squares, not 'ring'"):
+        Split("ring").parts(lattice(4, 4))
     with pytest.raises(LabelError, match=r"within 0\.\.1, not 50\.0, 2, 0\.5"):
         WindowOptions(min_labelled=2)
 
@@ -177,6 +199,26 @@ def test_the_commands(finished, tmp_path):
     assert "must be a multiple of windows of 64 px" in wrong.stderr
 
 
+def test_nets_are_judged_within_the_area_on_what_they_did_not_see(finished):
+    from geoflow.jobs.leakage import _confused
+
+    _, out = finished
+    country, model = country_of(out), gf.load_model(out / "model")
+    held = {"random": HeldOut(64, 0.3, 1), "blocked": HeldOut(128, 0.3, 1)}
+    found = _confused(country, model, held["random"], held)
+    legend, labels = country.flow.legend, country.labels.values
+    random, blocked = (one.mask(labels.shape) for one in held.values())
+    assert set(found) == {"random", "both"}
+    for kind, where in (("random", random), ("both", random & blocked)):
+        for level, matrix in found[kind].items():
+            # The run's own map is of the same net, in another engine perhaps, and ends where the area does.
+            true, said = legend.to_level(labels, level), gf.open(out)[f"map/2018/level{level}"].values
+            assert (random & (true != 0) & (said == 0)).any(), "labels go on beyond the area"
+            known = where & (true != 0) & (said != 0)
+            assert matrix.sum() == known.sum() > 1000
+            assert np.trace(matrix) == pytest.approx((true == said)[known].sum(), abs=0.01 * known.sum())
+
+
 @pytest.mark.slow
 def test_the_command_that_measures_leakage(finished, tmp_path):
     _, out = finished
@@ -185,11 +227,13 @@ def test_the_command_that_measures_leakage(finished, tmp_path):
     done = labels("leakage", out, "--window", "64", "--block", "128", "--repeats", "1", "--json", *options)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    for level in ("level1", "level2", "level3"):
-        for name in ("overall", "macro_f1"):
-            expected = found["random"][level][name] - found["blocked"][level][name]
-            assert found["leakage"][level][name] == pytest.approx(expected, abs=2e-4)
-            assert 0 < found["random"][level][name] <= 1
+    assert "On the same ground" in done.stderr
+    for part, level, name in itertools.product(
+        (found, found["same_ground"]), ("level1", "level2", "level3"), ("overall", "macro_f1")
+    ):
+        expected = part["random"][level][name] - part["blocked"][level][name]
+        assert part["leakage"][level][name] == pytest.approx(expected, abs=2e-4)
+        assert 0 < part["random"][level][name] <= 1
     assert found["leakage"]["level1"]["overall_error"] is None
 
 

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from geoflow.errors import JobError
+from geoflow.jobs.console import duration
 from geoflow.jobs.windows import Country, country_of
+from geoflow.jobs.work import within
+from geoflow.learning.samples import Block, HeldOut, cut
+
+if TYPE_CHECKING:
+    from geoflow.learning.options import SegmenterOptions
+    from geoflow.modelfile import LoadedModel
+
+Scores = dict[str, dict[str, float]]
+"""By level, ``overall`` accuracy and ``macro_f1``."""
+
+_SQUARE_PX = 4096
 
 
 def leakage_report(
@@ -27,7 +40,9 @@ def leakage_report(
     """Train the run's net on its own labels, once with windows held out at random and once with whole blocks.
 
     The score is the agreement of the net with the labels where it did not see them. Beside a training window the
-    ground, its scenes and often its very polygon go on: a net scores better there, and would not elsewhere.
+    ground, its scenes and often its very polygon go on: a net scores better there, and would not elsewhere. Two splits
+    hold out different ground, some of it harder; so both nets of a seed are compared on the same ground too, that which
+    both splits hold out.
 
     Parameters
     ----------
@@ -50,8 +65,9 @@ def leakage_report(
     -------
     dict
         ``random`` and ``blocked``: by level the mean ``overall`` accuracy and ``macro_f1`` over the repeats, and the
-        ``runs``; ``leakage``: random less blocked, mean and standard ``error`` of the pairs of one seed; and the
-        settings.
+        ``runs``; ``leakage``: random less blocked, mean and standard ``error`` of the pairs of one seed;
+        ``same_ground``: these three on what both splits of a seed hold out, and its ``pixels``, or None where no seed
+        has any; and the ``settings``.
 
     Raises
     ------
@@ -65,14 +81,23 @@ def leakage_report(
     if repeats < 1:
         raise JobError(f"repeats must be at least 1, not {repeats}")
     country = country_of(out)
-    runs: dict[str, list[dict[str, dict[str, float]]]] = {"random": [], "blocked": []}
+    trained_with = _options(country, options or {})
+    runs: dict[str, list[Scores]] = {"random": [], "blocked": []}
+    same: dict[str, list[Scores]] = {"random": [], "blocked": []}
+    pixels, trained, began = [], 0, time.monotonic()
     for seed in range(repeats):
-        for kind, edge in (("random", window_px), ("blocked", block_px)):
-            tell(f"split {seed + 1} of {repeats}, {kind}: training")
-            runs[kind].append(_score(country, edge, share, seed, dict(options or {})))
+        held = {kind: HeldOut(edge, share, seed) for kind, edge in (("random", window_px), ("blocked", block_px))}
+        for kind, own in held.items():
+            tell(f"split {seed + 1} of {repeats}, {kind}: training{_left(time.monotonic() - began, trained, repeats)}")
+            found = _matrices(country, own, held, dataclasses.replace(trained_with, seed=seed))
+            runs[kind].append(_scores(country, found[kind]))
+            if shared := int(found["both"][country.flow.legend.levels[-1]].sum()):
+                same[kind].append(_scores(country, found["both"]))
+                pixels.append(shared)
+            trained += 1
     return {
-        **{kind: {**_mean(of_kind), "runs": of_kind} for kind, of_kind in runs.items()},
-        "leakage": _difference(runs["random"], runs["blocked"]),
+        **_compared(runs),
+        "same_ground": {**_compared(same), "pixels": sum(pixels) // 2} if pixels else None,
         "settings": {
             "window_px": window_px,
             "block_px": block_px,
@@ -83,20 +108,27 @@ def leakage_report(
     }
 
 
-def _score(
-    country: Country, edge_px: int, share: float, seed: int, changed: dict[str, Any]
-) -> dict[str, dict[str, float]]:
-    """By level, the accuracy of a net that was trained without the held-out squares, within them."""
-    from geoflow.learning.samples import HeldOut
-    from geoflow.learning.train import SegmenterOptions, fit_segmenter
-    from geoflow.modelfile import load_model, save_model
+def _left(seconds: float, trained: int, repeats: int) -> str:
+    return f", about {duration(seconds / trained * (2 * repeats - trained))} left" if trained else ""
 
-    held_out = HeldOut(edge_px, share, seed)
+
+def _options(country: Country, changed: Mapping[str, Any]) -> SegmenterOptions:
+    from geoflow.learning.options import SegmenterOptions
+
     given = country.flow.segmenter_options if country.flow.job.train else SegmenterOptions()
     known = {field.name for field in dataclasses.fields(given)}
     if unknown := sorted(set(changed) - known):
         raise JobError(f"options: {', '.join(unknown)} is unknown; accepted are {', '.join(sorted(known))}")
-    options = dataclasses.replace(given, **{**changed, "seed": seed})
+    return dataclasses.replace(given, **changed)
+
+
+def _matrices(
+    country: Country, own: HeldOut, held: Mapping[str, HeldOut], options: SegmenterOptions
+) -> dict[str, dict[int, NDArray[np.int64]]]:
+    """Confusion by level of a net that was trained without ``own``, on each kind of held-out squares and on both."""
+    from geoflow.learning.train import fit_segmenter
+    from geoflow.modelfile import load_model, save_model
+
     classifier = country.flow.out / "classifier"
     encoder = load_model(classifier).trained if country.flow.job.classifier and classifier.exists() else None
     trained = fit_segmenter(
@@ -107,49 +139,89 @@ def _score(
         tuple(str(p) for p in country.reflectance["period"].values),
         options,
         encoder=encoder,
-        held_out=held_out,
+        held_out=own,
         border_m=country.border_m,
     )
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), trained)
-        return _compared(country, load_model(Path(folder)), held_out)
+        return _confused(country, load_model(Path(folder)), own, held)
 
 
-def _compared(country: Country, model: Any, held_out: Any) -> dict[str, dict[str, float]]:
-    """Tile by tile, so that a country need not fit into memory."""
-    from geoflow.mapping.accuracy import accuracy, confusion
-    from geoflow.mapping.predict import predict_region
+def _confused(
+    country: Country, model: LoadedModel, own: HeldOut, held: Mapping[str, HeldOut]
+) -> dict[str, dict[int, NDArray[np.int64]]]:
+    """Square by square, so that a country need not fit into memory; large ones, because a map of a square runs the
+    windows over its border too."""
+    from geoflow.mapping.accuracy import confusion
+    from geoflow.mapping.predict import MapOptions, predict_region
 
     legend, flow = country.flow.legend, country.flow
-    matrices = {level: np.zeros((len(legend.codes(level)),) * 2, np.int64) for level in legend.levels}
-    for tile in flow.tiles:
-        held = held_out.mask(flow.grid.shape, tile.y, tile.x)
-        if not held.any():
+    kind_of_own = next(kind for kind, one in held.items() if one == own)
+    found = {
+        kind: {level: np.zeros((len(legend.codes(level)),) * 2, np.int64) for level in legend.levels}
+        for kind in (kind_of_own, "both")
+    }
+    for square in cut(flow.grid.shape, _SQUARE_PX):
+        inside = within(flow.border, str(flow.area.crs), flow.grid.geobox[square.y, square.x])
+        masks = {kind: one.mask(flow.grid.shape, square.y, square.x) & inside for kind, one in held.items()}
+        part = _box_of(masks[kind_of_own], square)
+        if part is None:
             continue
-        mapped = predict_region(country.reflectance.chunk(y=512, x=512), model, tile.y, tile.x)
+        # Torch, in the precision that the machine has: each net is used once, and OpenVINO first compiles it.
+        mapped = predict_region(country.reflectance, model, part.y, part.x, MapOptions(engine="torch"))
         mapped = mapped.compute(scheduler="threads")
-        true = country.labels.isel(tile.region).values
-        for level, matrix in matrices.items():
+        true = country.labels.isel(y=part.y, x=part.x).values
+        inner = _within_square(part, square)
+        wheres = {kind_of_own: masks[kind_of_own][inner], "both": np.logical_and(*masks.values())[inner]}
+        for level in legend.levels:
             codes: NDArray[Any] = mapped[f"level{level}"].values
-            where = held & (true != 0) & (codes != 0)
-            matrix += confusion(legend.to_level(true, level)[where], codes[where], legend.codes(level))
+            labels = legend.to_level(true, level)
+            for kind, where in wheres.items():
+                known = where & (true != 0) & (codes != 0)
+                found[kind][level] += confusion(labels[known], codes[known], legend.codes(level))
+    return found
+
+
+def _box_of(mask: NDArray[np.bool_], square: Block) -> Block | None:
+    """The smallest part of a square that holds all of a mask; None where there is nothing to hold."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    top, left = square.y.start, square.x.start
+    return Block(
+        slice(top + int(rows[0]), top + int(rows[-1]) + 1), slice(left + int(columns[0]), left + int(columns[-1]) + 1)
+    )
+
+
+def _within_square(part: Block, square: Block) -> tuple[slice, slice]:
+    top, left = square.y.start, square.x.start
+    return slice(part.y.start - top, part.y.stop - top), slice(part.x.start - left, part.x.stop - left)
+
+
+def _scores(country: Country, matrices: Mapping[int, NDArray[np.int64]]) -> Scores:
+    from geoflow.mapping.accuracy import accuracy
+
     found = {}
     for level, matrix in matrices.items():
-        figures = accuracy(matrix, legend.codes(level)).to_dict()
+        figures = accuracy(matrix, country.flow.legend.codes(level)).to_dict()
         found[f"level{level}"] = {"overall": figures["overall"], "macro_f1": figures["macro_f1"]}
     return found
 
 
-def _mean(runs: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+def _compared(runs: Mapping[str, list[Scores]]) -> dict[str, Any]:
+    """Means of each kind with the single runs, and their difference."""
+    means = {kind: {**_mean(of_kind), "runs": of_kind} for kind, of_kind in runs.items()}
+    return {**means, "leakage": _difference(runs["random"], runs["blocked"])}
+
+
+def _mean(runs: list[Scores]) -> Scores:
     return {
         level: {name: round(float(np.mean([run[level][name] for run in runs])), 4) for name in figures}
         for level, figures in runs[0].items()
     }
 
 
-def _difference(
-    random: list[dict[str, dict[str, float]]], blocked: list[dict[str, dict[str, float]]]
-) -> dict[str, dict[str, Any]]:
+def _difference(random: list[Scores], blocked: list[Scores]) -> dict[str, dict[str, Any]]:
     """Mean of the differences of one seed, and its standard error; None for one pair."""
     found: dict[str, dict[str, Any]] = {}
     for level, figures in random[0].items():

@@ -59,6 +59,9 @@ def print_ingested(console: rich.console.Console, made: Ingested, out: Path) -> 
     if made.without_map:
         lines.append(f"  {made.without_map:,} have no reference map: their target is nodata throughout")
     lines += [_split_line(name, parts, described["default_split"]) for name, parts in made.store.split_counts().items()]
+    if strangers := described.get("strangers", {}).get("names"):
+        first = ", ".join(described["strangers"]["first"][:2])
+        lines.append(f"  [yellow]{strangers:,} names[/] of your split are no patch here, such as {first}")
     lines.append(f"Next: [bold]geoflow bigearthnet stats {out}[/], or in Python gf.open_patches({str(out)!r})")
     for line in lines:
         console.print(line, highlight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from geoflow.places import place
 if TYPE_CHECKING:
     import rich.console
 
+_NAME_WIDTH, _LINEAR_UP_TO = 46, 20
 _TEXT_COLUMNS = ("Class", "Measure", "Split", "Band")
 SCHEME_TITLES = {**{name: f"Level {level}" for name, level in LEVELS.items()}, NINETEEN: "19 classes"}
 
@@ -188,7 +190,7 @@ def _complexity_rows(found: DatasetStatistics) -> list[tuple[str, ...]]:
     stats = tuple(found.labels.values())
     measures: tuple[tuple[str, Callable[[LabelStatistics], str]], ...] = (
         ("Cardinality", lambda s: f"{s.cardinality:.2f}"),
-        ("Density", lambda s: f"{s.density:.3f}"),
+        ("Density (of the classes that occur)", lambda s: f"{s.density:.3f}"),
         ("Classes that occur", lambda s: str(s.classes)),
         ("Distinct label sets", lambda s: f"{s.label_sets:,}"),
         ("Most frequent / rarest class", lambda s: f"{s.imbalance.largest_over_smallest:,.1f}"),
@@ -246,16 +248,23 @@ def _draw_classes(axes: Any, scheme: str, codes: list[int], stats: LabelStatisti
     counts = [stats.counts[code] for code in codes]
     colours = [tuple(c / 255 for c in legend.colour(code)) for code in codes]
     names = [legend.label(code) for code in codes]
-    labels = [f"{name if len(name) < 46 else name[:43] + '…'}  {code}" for name, code in zip(names, codes, strict=True)]
+    labels = [f"{textwrap.fill(name, _NAME_WIDTH)}  {code}" for name, code in zip(names, codes, strict=True)]
     places = np.arange(len(codes))
     axes.barh(places, counts, color=colours, edgecolor="#555555", linewidth=0.4, height=0.75)
     axes.set_yticks(places, labels, fontsize=8)
     axes.set_ylim(len(codes) - 0.4, -0.6)
-    axes.set_xscale("log")
-    axes.set_xlim(max(0.5, min(counts) / 2), max(counts) * 4)
+    uneven = max(counts) > _LINEAR_UP_TO * min(counts)
+    if uneven:
+        axes.set_xscale("log")
+        axes.set_xlim(min(counts) / 2, max(counts) * 4)
+    else:
+        axes.set_xlim(0, max(counts) * 1.15)
+        axes.xaxis.get_major_locator().set_params(integer=True)
     for row, count in zip(places, counts, strict=True):
-        axes.text(count * 1.08, row, f"{count:,}", va="center", fontsize=7, color="#333333")
-    axes.set_xlabel("patches that hold the class (logarithmic)", fontsize=9)
+        axes.annotate(
+            f"{count:,}", (count, row), (4, 0), textcoords="offset points", va="center", fontsize=7, color="#333333"
+        )
+    axes.set_xlabel(f"patches that hold the class{' (logarithmic)' if uneven else ''}", fontsize=9)
     _plain(axes)
 
 
@@ -264,12 +273,13 @@ def _draw_cardinality(axes: Any, found: DatasetStatistics) -> None:
     for scheme, stats in found.labels.items():
         share = 100 * np.array(stats.cardinalities) / stats.patches
         label = f"{SCHEME_TITLES[scheme]}: cardinality {stats.cardinality:.2f}, density {stats.density:.3f}"
-        axes.plot(np.arange(len(share)), share, marker="o", markersize=3, linewidth=1.2, label=label)
+        style = "--" if scheme == NINETEEN else "-"  # where no class is left out, it lies on the line of level 3
+        axes.plot(np.arange(len(share)), share, style, marker="o", markersize=3, linewidth=1.2, label=label)
     axes.set_xlabel("labels of a patch", fontsize=9)
     axes.set_ylabel("% of patches", fontsize=9)
-    axes.set_ylim(0, axes.get_ylim()[1] * (1.06 + 0.07 * len(found.labels)))
+    axes.set_ylim(0, axes.get_ylim()[1])
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
     _plain(axes)
 
 

@@ -34,11 +34,12 @@ class Split:
     Parameters
     ----------
     kind : str
-        ``"random"``, as in the paper, or ``"blocked"``: whole blocks of the country.
+        ``"random"``, as in the paper, ``"blocked"``: whole blocks of the country, or ``"squares"``: concentric squares
+        in each block, as BigEarthNet v2 splits Sentinel-2 tiles.
     shares : tuple of three floats
         Train, validation, test.
     block_px, gap_px : int
-        See `geoflow.learning.windowing.blocked_split`; of no use to a random split.
+        See `geoflow.learning.windowing.blocked_split` and ``squares_split``; of no use to a random split.
     seed : int
     """
 
@@ -50,13 +51,15 @@ class Split:
 
     def parts(self, windows: Windows) -> NDArray[np.uint8]:
         """The part of each window."""
-        from geoflow.learning.windowing import blocked_split, random_split
+        from geoflow.learning.windowing import blocked_split, random_split, squares_split, with_gap
 
         if self.kind == "random":
             return random_split(len(windows), self.shares, self.seed)
         if self.kind == "blocked":
             return blocked_split(windows, self.block_px, self.shares, self.seed, self.gap_px)
-        raise StoreError(f"a split is random or blocked, not {self.kind!r}")
+        if self.kind == "squares":
+            return with_gap(windows, squares_split(windows, self.block_px, self.shares), self.gap_px)
+        raise StoreError(f"a split is random, blocked or squares, not {self.kind!r}")
 
 
 @dataclass(frozen=True)

@@ -99,11 +99,15 @@ class LabelWork(TileWork):
 
 def area_mask(border: bytes, crs: str, tile: Tile) -> NDArray[np.bool_]:
     """Which pixels of a tile have their centre within the area (WKB, in ``crs``); dims (y, x)."""
+    return within(border, crs, tile.geobox)
+
+
+def within(border: bytes, crs: str, geobox: GeoBox) -> NDArray[np.bool_]:
+    """As `area_mask`, for any GeoBox."""
     import shapely
     from odc.geo.geom import Geometry
     from rasterio.features import geometry_mask
 
-    geobox = tile.geobox
     shape = Geometry(shapely.from_wkb(border), crs).to_crs(str(geobox.crs))
     mask: NDArray[np.bool_] = geometry_mask([shape.geom], geobox.shape, geobox.transform, invert=True)
     return mask

@@ -108,7 +108,12 @@ def _table(count: int, half_m: float, cap_m: int) -> NDArray[np.int16]:
 
 @numba.njit(cache=True, nogil=True)
 def _in_metres(
-    ranks: NDArray[Any], codes: NDArray[Any], table: NDArray[np.int16], half_m: float, cap_m: int, out: NDArray[np.int16]
+    ranks: NDArray[Any],
+    codes: NDArray[Any],
+    table: NDArray[np.int16],
+    half_m: float,
+    cap_m: int,
+    out: NDArray[np.int16],
 ) -> None:
     """A row of ranks in metres; looked up where there is a table, which takes a fifth of the time."""
     for x in range(np.uint64(out.size)):
@@ -117,7 +122,7 @@ def _in_metres(
         elif table.size:
             out[x] = table[np.uint64(ranks[x])]
         else:
-            out[x] = _metres(np.int64(ranks[x]), half_m, cap_m)
+            out[x] = _metres(int(ranks[x]), half_m, cap_m)
 
 
 # Below, every sum is cast back to the array's own type (``of``): numba would go on in 64 bits, with a quarter of the
@@ -138,8 +143,8 @@ def _distances(
 ) -> None:
     """Ranks of the distances to the nearest border, at most that of ``farthest`` (pixels), and from them metres.
 
-    ``ranks`` and ``along`` are scratch, of the shape of ``codes``; ``out`` is ``cut`` pixels smaller on all sides. A row
-    is brought to its end while the processor's caches hold it.
+    ``ranks`` and ``along`` are scratch, of the shape of ``codes``; ``out`` is ``cut`` pixels smaller on all sides. Each
+    row is brought to its end while the processor's caches hold it.
     """
     height, width = codes.shape
     of = ranks.dtype.type

@@ -105,6 +105,8 @@ class PatchPlan:
     splits : dict of name -> uint8, dims (patch)
         ``random``, ``squares``; ``official`` where a table was given, ``user`` where a CSV was.
     dropped : dict of reason -> patches
+    strangers : tuple of str
+        Names in the user's CSV that no patch of the source has, ascending.
     """
 
     source: Path
@@ -119,6 +121,7 @@ class PatchPlan:
     listed: NDArray[np.uint8]
     splits: dict[str, NDArray[np.uint8]]
     dropped: dict[str, int]
+    strangers: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -159,7 +162,9 @@ def plan_patches(source: str | Path, options: PatchOptions) -> PatchPlan:
         raise LabelError(f"no patch of {source} is left: {', '.join(f'{n} {reason}' for reason, n in counts.items())}")
     kept = np.flatnonzero(keep)
     order = kept[seeded_order([names[i] for i in kept], options.seed, "order")]
-    chosen, rows = [names[i] for i in order], rows[order]
+    chosen, all_rows, rows = [names[i] for i in order], rows, rows[order]
+    given = {} if options.split is None else read_split(options.split)
+    strangers = set(given).difference(names, _texts(all_rows, None if table is None else table.v1_names))
     v1_names = _texts(rows, None if table is None else table.v1_names)
     return PatchPlan(
         Path(source),
@@ -172,8 +177,9 @@ def plan_patches(source: str | Path, options: PatchOptions) -> PatchPlan:
         snow[order],
         cloud[order],
         _listed(rows, table),
-        _splits(chosen, v1_names, rows, table, options),
+        _splits(chosen, v1_names, rows, table, options, given),
         dict(sorted(counts.items())),
+        tuple(sorted(strangers)),
     )
 
 
@@ -253,13 +259,18 @@ def _listed(rows: NDArray[np.intp], table: PatchTable | None) -> NDArray[np.uint
 
 
 def _splits(
-    names: list[str], v1_names: list[str], rows: NDArray[np.intp], table: PatchTable | None, options: PatchOptions
+    names: list[str],
+    v1_names: list[str],
+    rows: NDArray[np.intp],
+    table: PatchTable | None,
+    options: PatchOptions,
+    given: dict[str, int],
 ) -> dict[str, NDArray[np.uint8]]:
     splits = {"random": random_split(names, options.validation, options.seed), "squares": squares_split(names)}
     if table is not None:
         splits["official"] = np.where(rows >= 0, table.split[rows], NONE).astype(np.uint8)
     if options.split is not None:
-        splits["user"] = parts_of(names, v1_names, read_split(options.split))
+        splits["user"] = parts_of(names, v1_names, given)
         if not splits["user"].any():
             raise LabelError(f"{options.split}: names not one of the {len(names)} patches, such as {names[0]}")
     return splits

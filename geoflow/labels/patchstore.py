@@ -55,7 +55,8 @@ class PatchStore:
     path : Path
     described : mapping
         What `create_store` wrote: ``id``, ``options``, ``layout``, ``patches``, ``chunk``, ``bands``, ``dropped``,
-        ``splits``, ``default_split``, ``software``; and after the last chunk ``complete``, ``read``, ``skipped``.
+        ``strangers``, ``splits``, ``default_split``, ``software``; and after the last chunk ``complete``,
+        ``read``, ``skipped``.
     """
 
     path: Path
@@ -248,6 +249,7 @@ def _describe(plan: PatchPlan) -> dict[str, Any]:
         "found": len(index.names),
         "patches": len(plan),
         "dropped": plan.dropped,
+        "strangers": {"names": len(plan.strangers), "first": list(plan.strangers[:5])},
         "chunk": options.chunk,
         "bands": list(options.bands),
         "splits": sorted(plan.splits),

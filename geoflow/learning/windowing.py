@@ -223,11 +223,45 @@ def blocked_split(
         part_of[block] = np.argmax(np.where(wanted > 0, missing, -np.inf))
         missing[part_of[block]] -= held[block]
     parts = part_of[of_window]
-    return _with_gap(windows, parts, -(-gap_px // size)) if gap_px > 0 else parts
+    return with_gap(windows, parts, gap_px)
 
 
-def _with_gap(windows: Windows, parts: NDArray[np.uint8], cells: int) -> NDArray[np.uint8]:
-    """Leave out training windows that have one of another part within ``cells`` windows."""
+def squares_split(windows: Windows, block_px: int, shares: tuple[float, float, float]) -> NDArray[np.uint8]:
+    """Parts of windows by concentric squares in each block: the ring outside is for training, the centre for testing.
+
+    The rule of BigEarthNet v2, whose blocks are Sentinel-2 tiles (10,980 px of 10 m): neighbours of two
+    parts meet along the squares alone, and nothing is drawn at random.
+
+    Parameters
+    ----------
+    windows : Windows
+    block_px : int
+        Edge of a block.
+    shares : tuple of three floats
+        Of a block's area, for train, validation and test.
+
+    Raises
+    ------
+    LabelError
+        If the shares are wrong, or a block is no larger than a window.
+    """
+    _limits(shares, len(windows))
+    if block_px <= windows.window_px:
+        raise LabelError(
+            f"squares in blocks of {block_px} px need windows smaller than that, not of {windows.window_px} px"
+        )
+    half = block_px / 2
+    middle = np.stack([windows.row, windows.column]) + windows.window_px / 2
+    away = np.abs(middle % block_px - half).max(axis=0) / half
+    inner, outer = np.sqrt(shares[2]), np.sqrt(shares[1] + shares[2])
+    return np.select([away < inner, away < outer], [TEST, VALIDATION], TRAIN).astype(np.uint8)
+
+
+def with_gap(windows: Windows, parts: NDArray[np.uint8], gap_px: int) -> NDArray[np.uint8]:
+    """The same parts, but that training windows nearer than ``gap_px`` to one of another part are `LEFT_OUT`."""
+    cells = -(-gap_px // windows.window_px)
+    if cells <= 0:
+        return parts
     row, column = windows.row // windows.window_px, windows.column // windows.window_px
     others = np.zeros((row.max() + 1, column.max() + 1), bool)
     others[row[parts != TRAIN], column[parts != TRAIN]] = True
