@@ -64,6 +64,35 @@ def measure(name: str, run: Callable[[], object], pixels: float, repeats: int) -
     return Row(name, middle, pixels / 1e6 / middle, statistics.median(peaks))
 
 
+def measure_alternately(
+    variants: Mapping[str, Callable[[], object]], pixels: float, rounds: int
+) -> tuple[list[Row], dict[str, list[float]]]:
+    """Medians of some rounds in which all variants run, one after the other, and the seconds of every round.
+
+    What else goes on in a machine then meets all of them alike, so that ratios within a round move less than seconds.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    peaks: dict[str, list[float]] = {name: [] for name in variants}
+    for turn in range(rounds + 1):  # the first is not counted
+        for name, run in variants.items():
+            with PeakMemory() as memory:
+                start = time.perf_counter()
+                run()
+                took = time.perf_counter() - start
+            if turn:
+                seconds[name].append(took)
+                peaks[name].append(memory.peak_mb)
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    rows = [Row(name, middle[name], pixels / 1e6 / middle[name], statistics.median(peaks[name])) for name in variants]
+    return rows, seconds
+
+
+def ratio_of(seconds: Mapping[str, list[float]], over: str, under: str) -> tuple[float, float, float]:
+    """(median, least, most) over the rounds of one variant's time over another's."""
+    found = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
+    return statistics.median(found), min(found), max(found)
+
+
 def report(title: str, rows: list[Row], ratios: Mapping[str, float], path: Path | None) -> None:
     """Print the table; write it as JSON too if asked."""
     print(title)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 from imagery_scenes import AREA, Scene, grid, truth, write_catalog
 
 import geoflow as gf
@@ -97,6 +98,28 @@ def test_scenes_of_one_datatake_count_once(catalog, items: tuple[dict, ...]) -> 
     # Where both have data, the first in the order of ids is the source.
     first = load_cube([c_and_d[0]], grid(120), BANDS, catalog).values[0, 0] != NODATA
     np.testing.assert_array_equal(made.source.values[seen & first], 0)
+
+
+@pytest.mark.parametrize("method", ["medoid", "best", "geomedian"])
+def test_no_spectrum_is_put_together_from_two_scenes(method: str, tmp_path: Path) -> None:
+    """At the edge of a swath a scene may lack one band: there the pixel is of the other scene in all bands."""
+    one, other = (
+        Scene(name, day="2024-06-16", datatake=TAKE, tile=tile, constant=dict.fromkeys(BANDS, value))
+        for name, tile, value in (("c", "33TTN", 300), ("d", "33TUN", 500))
+    )
+    catalog = load_catalog("sample", str(write_catalog(tmp_path, [one, other])))
+    with rasterio.open(tmp_path / "c/B04.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as file:
+        pixels = file.read(1)
+        pixels[:128] = 0
+        file.write(pixels, 1)
+    found = with_decisions(search(catalog, AREA, "2024-06-01", "2024-06-30", bands=BANDS).items, catalog)
+    made = composite_tile(found, grid(120), options(method), catalog).compute().isel(period=0)
+    spectra = made.reflectance.values.reshape(len(BANDS), -1)
+    assert (spectra == spectra[0]).all(), "a pixel is 300 in all bands, or 500 in all"
+    assert len(np.unique(spectra)) == 2
+    if method != "geomedian":
+        scenes = np.array([item["id"] for item in found])[made.source.values]
+        np.testing.assert_array_equal(scenes == "d", made.reflectance.values[0] == spectra.max())
 
 
 def test_best_takes_the_middle_of_the_period_and_flees_clouds(catalog, items: tuple[dict, ...]) -> None:

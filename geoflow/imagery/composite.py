@@ -26,7 +26,7 @@ from geoflow.imagery.clearmask import DETECTED, SCL_MASKED, clear_mask
 from geoflow.imagery.clouds import DetectorOptions, Lattice
 from geoflow.imagery.items import Item, items_on, sensed
 from geoflow.imagery.kernels import NO_SOURCE
-from geoflow.imagery.load import Loader, Reading, first_valid, load_cube, load_scl, time_steps
+from geoflow.imagery.load import Loader, Reading, load_cube, load_scl, time_steps
 from geoflow.imagery.read import ReadLog
 from geoflow.imagery.scores import day_scores, pixel_scores
 from geoflow.inputs import NODATA, UNIT
@@ -135,6 +135,8 @@ class CompositeOptions:
         parts = asdict(self)
         if self.method != "best":
             del parts["reach_m"]
+        if self.percent is None:
+            parts["fused"] = "whole pixels"  # up to 0.1 before this was written, band by band
         parts["reading"] = {"resampling": self.reading.resampling, "fuse": self.reading.fuse}
         return {**parts, "detector": None if self.detector is None else self.detector.identity()}
 
@@ -247,12 +249,12 @@ class _Composer:
         return xr.DataArray(value, dims=("band", "y", "x")), *(xr.DataArray(one, dims=("y", "x")) for one in flat)
 
     def _cube(self, one_band: bool) -> da.Array:
-        """Reflectance, dims (time, band, y, x): by scene where the pixel's scene is asked for, else by time step."""
+        """Reflectance, dims (time, band, y, x): by time step where bands go by themselves, else by scene."""
         bands = self.options.bands
         edge = 2048 if one_band else block_edge(len(self.scenes) * len(bands))
         chunks = {"time": -1, "band": 1 if one_band else -1, "y": edge, "x": edge}
         reading = self.options.reading
-        if self.options.has_source:
+        if not one_band:  # fused in `_whole`, by pixels with all their bands
             reading = replace(reading, fuse=False)
         loader = self.options.loader
         return load_cube(self.scenes, self.geobox, bands, self.catalog, chunks, loader, reading, self.log).data
@@ -338,34 +340,50 @@ def _whole(
 ) -> tuple[NDArray[Any], ...]:
     """A method that takes pixels whole, of blocks (scene, band, y, x) and (time, y, x).
 
-    ``counts`` are the scenes of each time step; with a source they arrive unfused, so that each pixel has its scene.
+    ``counts`` are the scenes of each time step. They arrive unfused, so that each pixel is of one scene in all bands.
     """
+    fused, place = first_whole(stack, counts)
     if method == "geomedian":
-        return kernels.geomedian_composite(stack, seen)
-    fused = stack if len(stack) == len(counts) else first_valid(stack, counts, NODATA)
+        return kernels.geomedian_composite(fused, seen)
     make = kernels.best_composite if method == "best" else kernels.medoid_composite
     value, count, step = make(fused, seen)
-    return value, count, _scene_numbers(stack, step, counts, numbers)
+    firsts = np.cumsum([0, *counts[:-1]])
+    source = np.append(numbers[firsts], np.uint16(NO_SOURCE))[np.minimum(step, len(counts))]
+    for number, within in place.items():
+        taken = step == number
+        source[taken] = numbers[firsts[number] + within[taken]]
+    return value, count, source
 
 
-def _scene_numbers(
-    scenes: NDArray[np.int16], step: NDArray[np.uint16], counts: tuple[int, ...], numbers: NDArray[np.uint16]
-) -> NDArray[np.uint16]:
-    """Which scene a pixel of a time step is of: the first of the step that has data there.
+def first_whole(
+    scenes: NDArray[np.int16], counts: Sequence[int]
+) -> tuple[NDArray[np.int16], dict[int, NDArray[np.uint8]]]:
+    """Scenes fused into time steps, pixel by pixel with all bands: no spectrum is put together from two scenes.
 
     Parameters
     ----------
     scenes : int16 array, dims (scene, band, y, x)
-    step : uint16 array, dims (y, x)
-        Time step of each pixel, `NO_SOURCE` where there is none.
-    counts, numbers
-        Scenes of each step, and the number of each scene.
+    counts : sequence of int
+        Scenes of each step, in order.
+
+    Returns
+    -------
+    fused : int16 array, dims (step, band, y, x)
+        The pixel of the first scene of the step that has all bands; where none has, that of the first scene.
+    place : dict of step to uint8 array, dims (y, x)
+        Which scene of the step that is, for steps of several scenes.
     """
+    if len(scenes) == len(counts):
+        return scenes, {}
     firsts = np.cumsum([0, *counts[:-1]])
-    found = np.append(numbers[firsts], np.uint16(NO_SOURCE))[np.minimum(step, len(counts))]
-    for number, (first, count) in enumerate(zip(firsts, counts, strict=True)):
-        missing = step == number
-        for scene in range(first, first + count - 1):
-            missing &= scenes[scene, 0] == NODATA
-            found[missing] = numbers[scene + 1]
-    return found
+    fused = scenes[firsts]
+    place = {n: np.zeros(scenes.shape[2:], np.uint8) for n, count in enumerate(counts) if count > 1}
+    for step, taken in place.items():
+        lacking = (fused[step] == NODATA).any(axis=0)
+        for following in range(1, counts[step]):
+            scene = scenes[firsts[step] + following]
+            found = lacking & (scene != NODATA).all(axis=0)
+            np.copyto(fused[step], scene, where=found)
+            taken[found] = following
+            lacking &= ~found
+    return fused, place
