@@ -8,6 +8,7 @@ import socket
 
 import numpy as np
 import pytest
+import xarray as xr
 from explore_country import TRANSFORM, make_country
 from static_server import serve_files
 
@@ -45,6 +46,20 @@ def test_a_point_asks_for_the_chunks_that_hold_it_and_no_others(runs):
         assert len(chunks) == 2 * 7 + 4 + 4  # two maps, labels, change
         assert {path.rpartition("/c/")[2] for path in chunks} == {"1/2"}
         assert server.paths == chunks
+
+
+def test_opening_asks_for_no_array_however_many_groups_there_are(finished):
+    """Labels of rows and columns are known from the grid; those of bands, classes and periods are read."""
+    _, out = finished
+    with serve_files(out) as server:
+        tree = gf.open(server.url)
+        local = xr.open_datatree(out / "country.zarr", engine="zarr", chunks={}, decode_coords="all")
+        read = [path for path in server.paths if "/c/" in path]
+        assert {path.rpartition("/c/")[0].rpartition("/")[2] for path in read} <= {"band", "class", "period"}
+        assert len(server.paths) - len(read) <= 2
+    assert tree.groups == local.groups
+    for node in local.subtree:
+        assert tree[node.path].to_dataset().coords.to_dataset().identical(node.to_dataset().coords.to_dataset())
 
 
 def test_provenance_reads_the_run_over_http_and_says_what_is_not_handed_out(finished):

@@ -13,6 +13,7 @@ from zarr.codecs import GzipCodec
 
 from geoflow.errors import StoreError
 from geoflow.grid import Grid
+from geoflow.store.reading import open_store
 from geoflow.store.receipts import Receipts, digest, write_json
 from geoflow.store.zarr import (
     Group,
@@ -22,7 +23,6 @@ from geoflow.store.zarr import (
     describe_grid,
     grid_from_description,
     open_for_writing,
-    open_store,
 )
 
 MAP = Group(
@@ -175,7 +175,8 @@ def test_gdal_sees_crs_nodata_and_place(tmp_path, grid, monkeypatch):
     The latter is built without zstd, so that this store is written with gzip; all that GDAL reads but the codec is the
     same. See docs/decisions/0002-zarr-layout.md.
     """
-    monkeypatch.setattr("geoflow.store.zarr.COMPRESSOR", GzipCodec())
+    for module in ("zarr", "axes"):
+        monkeypatch.setattr(f"geoflow.store.{module}.COMPRESSOR", GzipCodec())
     store = Store.create(tmp_path / "country.zarr", grid)
     store.ensure_group(MAP)
     fill_from = np.arange(64 * 64).reshape(64, 64).astype(np.uint16) % 400

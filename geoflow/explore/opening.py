@@ -11,7 +11,8 @@ from urllib.parse import urlsplit, urlunsplit
 from geoflow.errors import StoreError
 from geoflow.explore.layers import mark
 from geoflow.places import failures, place, read_bytes, zarr_store
-from geoflow.store.zarr import check_description, open_store
+from geoflow.store.reading import open_store, open_tree
+from geoflow.store.zarr import check_description
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -83,18 +84,12 @@ def file_reader(store: str) -> Callable[[str], bytes | None]:
 
 
 def _open_web(text: str) -> xr.DataTree:
-    import rioxarray  # noqa: F401  (readers expect .rio to be there)
-    import xarray as xr
-
     url = _checked(text)
     fs = _filesystem()
     tried = [url] if url.endswith(f"/{STORE}") else [f"{url}/{STORE}", url]
     for address in tried:
         if (content := _asked(fs, f"{address}/zarr.json")) is not None:
-            _check_root(content, address)
-            tree = xr.open_datatree(
-                _web_store(address), engine="zarr", chunks={}, decode_coords="all", consolidated=True
-            )
+            tree = open_tree(_web_store(address), _described(content, address), consolidated=True)
             mark(tree, address)
             return tree
     places = " and ".join(f"{address}/zarr.json" for address in tried)
@@ -118,18 +113,19 @@ def _checked(text: str) -> str:
     return plain
 
 
-def _check_root(content: bytes, address: str) -> None:
+def _described(content: bytes, address: str) -> dict[str, Any]:
     try:
         described = json.loads(content)
         attributes = described["attributes"] if described["node_type"] == "group" else None
     except (ValueError, TypeError, KeyError):
         raise StoreError(f"{address}/zarr.json is no metadata of Zarr v3: the server answers with a page?") from None
-    check_description(attributes, address)
+    found = check_description(attributes, address)
     if not described.get("consolidated_metadata"):
         raise StoreError(
             f"{address} has no consolidated metadata, and a web server cannot be asked what is there: "
             "run zarr.consolidate_metadata on the store, or complete its run"
         )
+    return found
 
 
 def _asked(fs: Any, url: str) -> bytes | None:

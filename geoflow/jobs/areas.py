@@ -10,7 +10,7 @@ from geoflow.jobs.evaluate import read_summary
 from geoflow.jobs.flow import Flow
 from geoflow.jobs.jobfile import parse_job
 from geoflow.places import local_copy
-from geoflow.store.zarr import open_store
+from geoflow.store.reading import open_store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ from geoflow import __version__
 from geoflow.errors import GeoflowError
 from geoflow.jobs.survey import MapChoice, OpenMap, groups, open_map
 from geoflow.legends import listed
-from geoflow.store.zarr import open_store
+from geoflow.store.reading import open_store
 
 if TYPE_CHECKING:
     from geoflow.mapping.estimators import Assessment, Comparison

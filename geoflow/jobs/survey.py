@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from geoflow import __version__
 from geoflow.errors import GeoflowError, StoreError
 from geoflow.legends import BUILTIN, Legend, legend, listed
-from geoflow.store.zarr import open_store
+from geoflow.store.reading import open_store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -18,20 +18,16 @@ import zarr
 from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geobox import GeoBox
-from odc.geo.xr import xr_coords
-from zarr.codecs import ZstdCodec
 
 from geoflow.errors import StoreError
 from geoflow.grid import Grid, Tile
-from geoflow.places import entries, place, zarr_store
+from geoflow.places import entries, zarr_store
 from geoflow.stopwatch import WRITE, spending
+from geoflow.store.axes import COMPRESSOR, ensure_axes
 from geoflow.store.conventions import place_attributes
 
 if TYPE_CHECKING:
     import xarray as xr
-
-COMPRESSOR = ZstdCodec(level=1, checksum=True)
-"""Codec of every array. The checksum in each frame finds flipped bits on reading; GDAL has no crc32c codec."""
 
 FORMAT = 1
 """Version of the layout; a store of a newer one is refused rather than misread."""
@@ -96,7 +92,7 @@ class Store:
             If ``path`` holds something else: another grid, a newer format, or no store of geoflow's.
         """
         if any(entries(path)):
-            found, wanted = _read_description(path), describe_grid(grid)
+            found, wanted = read_description(path), describe_grid(grid)
             if found["grid"] != wanted:
                 raise StoreError(
                     f"{path} lies on another grid: it has {found['grid']}, the job wants {wanted}; "
@@ -142,7 +138,7 @@ class Store:
         sizes = {dim: len(labels) for dim, labels in group.coords.items()}
         for dim, labels in group.coords.items():
             changed |= _ensure_labels(node, dim, labels)
-        changed |= _ensure_axes(node, self.grid.geobox)
+        changed |= ensure_axes(node, self.grid.geobox)
         changed |= _update_attrs(node, place_attributes(self.grid))
         for variable in group.variables:
             changed |= self._ensure_variable(node, variable, sizes)
@@ -291,37 +287,9 @@ class Store:
         return xr.open_zarr(zarr_store(self.path), group=group, consolidated=False, chunks=chunks, decode_coords="all")
 
 
-def open_store(path: str | Path) -> xr.DataTree:
-    """Open a national store for reading.
-
-    Parameters
-    ----------
-    path : str or Path
-        The ``country.zarr`` that a run made, or the run's output folder.
-
-    Returns
-    -------
-    DataTree
-        Lazy, chunked as stored; groups ``imagery/<epoch>``, ``labels/<name>``, ``map/<epoch>``, ``change/<a>-<b>``.
-
-    Raises
-    ------
-    StoreError
-        If there is no such store, or a newer geoflow made it.
-    """
-    import rioxarray  # noqa: F401  (readers expect .rio to be there)
-    import xarray as xr
-
-    folder = place(path)
-    if (folder / "country.zarr" / "zarr.json").is_file():
-        folder = folder / "country.zarr"
-    _read_description(folder)
-    return xr.open_datatree(zarr_store(folder), engine="zarr", chunks={}, decode_coords="all")
-
-
 def open_for_writing(path: Path) -> Store:
     """The store that `Store.create` made, on the grid that it says it lies on."""
-    return Store(path, grid_from_description(_read_description(path)["grid"]))
+    return Store(path, grid_from_description(read_description(path)["grid"]))
 
 
 def describe_grid(grid: Grid) -> dict[str, Any]:
@@ -356,7 +324,14 @@ def _root_attributes(grid: Grid) -> dict[str, Any]:
     return {"geoflow": {"format": FORMAT, "grid": describe_grid(grid)}, "Conventions": "CF-1.11"}
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
+    """What the root of the store in a folder says of itself: its layout's version, and its grid.
+
+    Raises
+    ------
+    StoreError
+        If there is no store of geoflow's, or one of a newer geoflow.
+    """
     if not (path / "zarr.json").is_file():
         raise StoreError(f"{path} is not a Zarr store that geoflow made; a run writes OUT/country.zarr")
     return check_description(zarr.open_group(zarr_store(path), mode="r", use_consolidated=False).attrs.asdict(), path)
@@ -419,32 +394,3 @@ def _ensure_labels(node: zarr.Group, dim: str, labels: Sequence[str]) -> bool:
     array = node.create_array(dim, shape=(len(labels),), chunks=(len(labels),), dtype=str, dimension_names=(dim,))
     array[:] = np.array(labels, dtype=object)
     return True
-
-
-def _ensure_axes(node: zarr.Group, geobox: GeoBox) -> bool:
-    """Coordinates as the grid has them, where they are not there or have other values."""
-    coords, changed = xr_coords(geobox), False
-    for dim, standard in (("y", "projection_y_coordinate"), ("x", "projection_x_coordinate")):
-        values = coords[dim].values
-        if dim in node and np.array_equal(np.asarray(_array(node, dim)[:]), values):
-            continue
-        attrs = {"units": coords[dim].attrs.get("units", "metre"), "standard_name": standard, "axis": dim.upper()}
-        array = node.create_array(
-            dim,
-            shape=values.shape,
-            chunks=values.shape,
-            dtype="float64",
-            dimension_names=(dim,),
-            compressors=COMPRESSOR,
-            attributes=attrs,
-            overwrite=True,
-        )
-        array[:] = values
-        changed = True
-    reference = coords["spatial_ref"]
-    if "spatial_ref" not in node or _array(node, "spatial_ref")[...] != int(reference):
-        options: dict[str, Any] = {"dtype": "int32", "attributes": dict(reference.attrs), "overwrite": True}
-        array = node.create_array("spatial_ref", shape=(), **options)
-        array[...] = int(reference)
-        changed = True
-    return changed
