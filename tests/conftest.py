@@ -208,6 +208,9 @@ def _whole_job(country: Path) -> dict[str, Any]:
         "publish": {
             "title": "A tiny country",
             "attribution": "Synthetic",
+            "publisher": "Survey of Tinyland",
+            "publisher_url": "https://survey.example",
+            "licence": "cc-by-4.0",
             "zones": str(country / "counties.gpkg"),
             "zone_column": "name",
         },

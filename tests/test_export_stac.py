@@ -78,6 +78,16 @@ def test_it_is_valid_by_the_schemas_of_its_extensions(run: Path) -> None:
     }
 
 
+def test_the_collection_says_who_publishes_it_and_under_what_licence(run: Path) -> None:
+    collection = pystac.Collection.from_file(str(run / "export/collection.json"))
+    assert collection.license == "CC-BY-4.0"
+    assert collection.get_single_link("license").href == "https://spdx.org/licenses/CC-BY-4.0.html"
+    first, second = collection.providers
+    assert (first.name, first.url) == ("Survey of Tinyland", "https://survey.example")
+    assert first.roles == ["producer", "licensor"]
+    assert (second.name, second.roles) == ("geoflow", ["processor"])
+
+
 def test_pystac_walks_it_and_every_file_is_as_it_says(run: Path) -> None:
     collection = pystac.Collection.from_file(str(run / "export/collection.json"))
     items = {item.id: item for item in collection.get_items(recursive=True)}

@@ -141,7 +141,10 @@ def test_the_root_says_where_the_overviews_are(finished):
     held, attrs = root["consolidated_metadata"]["metadata"], root["attributes"]
     assert attrs["proj:code"] == "EPSG:3035"
     assert attrs["title"] == "A tiny country"
-    assert attrs["attribution"] == "Synthetic scenes made by geoflow; no real place; Synthetic"
+    published = "Survey of Tinyland, licence CC-BY-4.0"
+    assert attrs["attribution"] == f"{published}; Synthetic scenes made by geoflow; no real place; Synthetic"
+    assert (attrs["institution"], attrs["license"]) == ("Survey of Tinyland", "CC-BY-4.0")
+    assert attrs["publisher_url"] == "https://survey.example"
     assert attrs["history"].startswith("made by geoflow")
     layout = attrs["multiscales"]["layout"]
     assert {entry["asset"].split("/")[-1] for entry in layout} == {"imagery", "labels", "map", "generalised", "change"}

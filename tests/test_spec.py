@@ -52,6 +52,17 @@ def test_a_whole_job():
     ("key", "value", "says"),
     [
         ("grid.tilesize", 512, r"grid.tilesize: unknown key; accepted here: crs, resolution_m, tile, chunk"),
+        (
+            "publish.licence",
+            "free",
+            r"publish.licence: .*'free' is no licence that SPDX lists: write for example CC-BY-4.0",
+        ),
+        (
+            "publish.publisher_url",
+            "www.agency.eu",
+            r"publisher_url: .*'www.agency.eu' is no address .* begins with https",
+        ),
+        ("publish.publisher_url", "https://me:key@a.eu", r"publisher_url: .* is no address of a page"),
         ("colour", "red", r"colour: unknown key; accepted here: name, area, grid"),
         ("change.form", "2018", r"change.form: unknown key; accepted here: from, to"),
         ("grid.tile", "big", r"grid.tile: .*integer.* not 'big'"),
@@ -206,3 +217,8 @@ def test_any_value_is_accepted_or_refused_with_a_sentence(key, value):
     except GeoflowError as error:
         if not str(error):
             pytest.fail("an error without a sentence")
+
+
+def test_licences_are_written_as_spdx_writes_them():
+    assert parse_job(changed("publish.licence", "cc-by-4.0")).publish.licence == "CC-BY-4.0"
+    assert parse_job(changed("publish.licence", "LicenseRef-Survey")).publish.licence == "LicenseRef-Survey"

@@ -72,6 +72,20 @@ class Source:
         return "; ".join(self.summary["attribution"])
 
     @property
+    def licence(self) -> str:
+        """Of the maps, as SPDX writes it; empty where the job does not say."""
+        return str((self.seal.job.get("publish") or {}).get("licence") or "")
+
+    @property
+    def publisher(self) -> dict[str, Any] | None:
+        """Who publishes the maps, as a provider of STAC; None where the job does not say."""
+        said = self.seal.job.get("publish") or {}
+        if not said.get("publisher"):
+            return None
+        url = {"url": said["publisher_url"]} if said.get("publisher_url") else {}
+        return {"name": said["publisher"], "roles": ["producer", "licensor"], **url}
+
+    @property
     def made(self) -> dt.datetime:
         """When the run ended."""
         return dt.datetime.fromisoformat(self.summary["finished"])

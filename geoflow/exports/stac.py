@@ -255,9 +255,12 @@ class Catalogue:
             "title": source.title,
             "description": description,
             "keywords": ["land cover", "land cover change", source.legend.name, "Sentinel-2"],
-            # geoflow does not know under what licence somebody publishes a map: STAC calls that "other".
-            "license": "other",
-            "providers": [{"name": "geoflow", "roles": ["processor"], "description": f"version {source.version}"}],
+            # "other" is STAC's word for a licence that it is not told.
+            "license": source.licence or "other",
+            "providers": [
+                *([source.publisher] if source.publisher else []),
+                {"name": "geoflow", "roles": ["processor"], "description": f"version {source.version}"},
+            ],
             "extent": {
                 "spatial": {"bbox": [[*(min(b[i] for b in boxes) for i in (0, 1)),
                                       *(max(b[i] for b in boxes) for i in (2, 3))]]},
@@ -269,6 +272,8 @@ class Catalogue:
             "links": [
                 {"rel": "root", "href": f"./{COLLECTION}", "type": "application/json"},
                 {"rel": "cite-as", "href": f"https://doi.org/{_PAPER['doi']}"},
+                *([{"rel": "license", "href": f"https://spdx.org/licenses/{source.licence}.html"}]
+                  if source.licence and not _is_own(source.licence) else []),
                 *(
                     {"rel": "item", "href": f"./{name}/{name}.json", "type": "application/geo+json",
                      "title": item["properties"]["title"]}
@@ -427,3 +432,8 @@ def _scene_list(scenes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _relative(path: Path, folder: Path) -> str:
     return os.path.relpath(path, folder).replace(os.sep, "/")
+
+
+def _is_own(licence: str) -> bool:
+    """Whether SPDX has no page of it: several joined, or one of somebody's own."""
+    return " " in licence or licence.startswith("LicenseRef-")

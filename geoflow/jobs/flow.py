@@ -184,7 +184,7 @@ class Flow(LearningFlow):
     def _generalise_stages(self, name: str) -> list[Stage]:
         mmu = f"{self.job.generalise[name].mmu_ha:g} ha"
         return [
-            Stage(f"survey-{name}", f"Patches {mmu}", lambda: self._generalise_tasks(name)[0]),
+            Stage(f"survey-{name}", f"Survey {mmu}", lambda: self._generalise_tasks(name)[0]),
             Stage(f"merge-{name}", f"Merging {mmu}", lambda: self._generalise_tasks(name)[1]),
             Stage(
                 f"generalise-{name}",

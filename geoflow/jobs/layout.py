@@ -42,7 +42,7 @@ def imagery_group(
 
 
 def store_attributes(job: Job, attribution: Sequence[str]) -> dict[str, Any]:
-    """What the root of the store says of all of it (CF); the same for the same job and version, at whatever time."""
+    """What the root of the store says of all of it, by CF and ACDD; the same for the same job and version."""
     from geoflow import __version__
 
     sources = []
@@ -50,8 +50,15 @@ def store_attributes(job: Job, attribution: Sequence[str]) -> dict[str, Any]:
         sources.append(f"Sentinel-2 level 2A, catalog {job.imagery.catalog}")
     if job.labels is not None:
         sources.append(f"labels {job.labels.source.name}")
+    publish = job.publish
+    named = (
+        {"institution": publish.publisher, "publisher_url": publish.publisher_url, "license": publish.licence}
+        if publish
+        else {}
+    )
     return {
-        "title": job.publish.title if job.publish else job.name,
+        **{key: value for key, value in named.items() if value},
+        "title": publish.title if publish else job.name,
         "source": "; ".join(sources),
         "history": f"made by geoflow {__version__}, job {job.name}",
         "references": "https://arxiv.org/abs/2003.02899",

@@ -46,7 +46,7 @@ class Overviews:
         return [
             Stage(
                 f"overviews-{factor}",
-                f"At {factor * self.grid.resolution_m:g} m",
+                f"Overview {factor * self.grid.resolution_m:g} m",
                 partial(self.tasks, factor),
                 partial(self._prepare, factor),
             )

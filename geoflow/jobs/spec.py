@@ -10,7 +10,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -45,6 +47,30 @@ def _text_of_year(value: Any) -> Any:
 
 Name = Annotated[str, BeforeValidator(_text_of_year, json_schema_input_type=str | int), AfterValidator(_check_name)]
 
+
+def _check_licence(value: str) -> str:
+    if not value:
+        return value
+    try:
+        return str(canonicalize_license_expression(value))
+    except InvalidLicenseExpression:
+        raise ValueError(
+            f"{value!r} is no licence that SPDX lists: write for example CC-BY-4.0 (https://spdx.org/licenses), or "
+            "LicenseRef-NAME for one of your own"
+        ) from None
+
+
+Licence = Annotated[str, AfterValidator(_check_licence)]
+
+
+def _check_web_address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ValueError(f"{value!r} is no address of a page; it begins with https://")
+    return value
+
+
+WebAddress = Annotated[str, AfterValidator(_check_web_address)]
 
 _STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "http", "https")
 """What people may take for a place to read from; `place` says which of them is one."""
@@ -395,6 +421,9 @@ class Publish(Section):
 
     title: str = Field("Land cover", description="headline of the maps and the report")
     attribution: str = Field("", description="line under the maps; the catalog's own is added")
+    publisher: str = Field("", description="who publishes the maps, for example your agency")
+    publisher_url: WebAddress | None = Field(None, description="the publisher's page")
+    licence: Licence = Field("", description="of the maps, as SPDX writes it, for example `CC-BY-4.0`")
     zones: Place | None = Field(
         None, description="polygons, in any CRS, for areas in each of them; by default those of change.zones"
     )

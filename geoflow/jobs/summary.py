@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from geoflow.jobs.flow import Flow
     from geoflow.jobs.outcome import Outcome
     from geoflow.jobs.run import Run
-    from geoflow.jobs.spec import Labels
+    from geoflow.jobs.spec import Labels, Publish
 
 _PACKAGES = (
     "geoflow", "xarray", "dask", "distributed", "rioxarray", "stackstac", "odc-stac", "odc-geo", "pystac-client",
@@ -110,11 +110,19 @@ def _stage(title: str, outcome: Outcome, seconds: float) -> dict[str, Any]:
 
 
 def attribution(flow: Flow) -> list[str]:
-    """Whom to name beside the maps: the imagery's owner, and whom the job names."""
-    lines = [flow.catalog.attribution] if flow.job.imagery else []
-    if flow.job.publish and flow.job.publish.attribution:
-        lines.append(flow.job.publish.attribution)
+    """Whom to name beside the maps: who publishes them, the imagery's owner, and whom the job names."""
+    publish = flow.job.publish
+    lines = [_published(publish)] if publish else []
+    if flow.job.imagery:
+        lines.append(flow.catalog.attribution)
+    if publish:
+        lines.append(publish.attribution)
     return [line for line in lines if line]
+
+
+def _published(publish: Publish) -> str:
+    licence = f"licence {publish.licence}" if publish.licence else ""
+    return ", ".join(part for part in (publish.publisher, licence) if part)
 
 
 def _labels(receipts: Iterable[Mapping[str, Any]], section: Labels) -> dict[str, Any]:
