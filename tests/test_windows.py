@@ -149,6 +149,8 @@ def test_splits_that_cannot_be_are_refused():
         blocked_split(lattice(4, 4), 100, SHARES, 0)
     with pytest.raises(LabelError, match="squares in blocks of 10 px need windows smaller than that, not of 10 px"):
         squares_split(lattice(4, 4), 10, SHARES)
+    with pytest.raises(LabelError, match="no window lies in the square for validation: in blocks of 80 px"):
+        squares_split(lattice(16, 16), 80, (0.7, 0.1, 0.2))
     with pytest.raises(StoreError, match="random, blocked or squares, not 'ring'"):
         Split("ring").parts(lattice(4, 4))
     with pytest.raises(LabelError, match=r"within 0\.\.1, not 50\.0, 2, 0\.5"):

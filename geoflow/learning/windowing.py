@@ -243,7 +243,7 @@ def squares_split(windows: Windows, block_px: int, shares: tuple[float, float, f
     Raises
     ------
     LabelError
-        If the shares are wrong, or a block is no larger than a window.
+        If the shares are wrong, a block is no larger than a window, or a part that is wanted gets no window.
     """
     _limits(shares, len(windows))
     if block_px <= windows.window_px:
@@ -254,7 +254,14 @@ def squares_split(windows: Windows, block_px: int, shares: tuple[float, float, f
     middle = np.stack([windows.row, windows.column]) + windows.window_px / 2
     away = np.abs(middle % block_px - half).max(axis=0) / half
     inner, outer = np.sqrt(shares[2]), np.sqrt(shares[1] + shares[2])
-    return np.select([away < inner, away < outer], [TEST, VALIDATION], TRAIN).astype(np.uint8)
+    parts = np.select([away < inner, away < outer], [TEST, VALIDATION], TRAIN).astype(np.uint8)
+    for part, share in zip((TRAIN, VALIDATION, TEST), shares, strict=True):
+        if share > 0 and not (parts == part).any():
+            raise LabelError(
+                f"no window lies in the square for {PARTS[part]}: in blocks of {block_px} px, windows of "
+                f"{windows.window_px} px are too coarse for its share of {share:g}; use larger blocks or other shares"
+            )
+    return parts
 
 
 def with_gap(windows: Windows, parts: NDArray[np.uint8], gap_px: int) -> NDArray[np.uint8]:
