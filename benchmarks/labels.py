@@ -4,7 +4,7 @@
 
 Makes its own national files of polygons in EPSG:3035 (mosaics of blobs of 60 vertices, over far more than the tile):
 one with small polygons of some 36 ha, little more than CORINE's smallest unit, and one with large ones of 161 ha, the
-mean of the real layer of Lanjarón. Then it measures in one run, first for the small polygons:
+mean of the real layer of Lanjarón. Then it measures in rounds of all variants, first for the small polygons:
 
 floor     rasterio.features.rasterize of the polygons that meet the tile, already read and in the tile's CRS
 ours      geoflow.labels.load_labels: read with a spatial filter, reproject, order, rasterise
@@ -35,7 +35,7 @@ import pyogrio.raw
 import rasterio
 import rasterio.features
 import shapely
-from measuring import command_line, measure, report
+from measuring import command_line, measure_alternately, ratio_of, report
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import BoundingBox
 from rasterio.transform import from_origin
@@ -51,7 +51,7 @@ from geoflow.legends import legend
 from geoflow.store.zarr import Store
 
 SIZES = {"small": (1024, 20_000, 3), "tile": (4096, 100_000, 5), "granule": (10_240, 100_000, 3)}
-"""Tile in px, polygons of the file, repeats."""
+"""Tile in px, polygons of the file, rounds."""
 
 CHUNK = 512
 CELL_M, LARGE_CELL_M, VERTICES = 600.0, 1270.0, 60
@@ -84,7 +84,7 @@ class Case:
 def main() -> None:
     """Run all variants, print a table, write JSON."""
     arguments = command_line(__doc__, SIZES)
-    side, polygons, repeats = SIZES[arguments.size]
+    side, polygons, rounds = SIZES[arguments.size]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         small, large = (Case(folder, side, polygons, cell) for cell in (CELL_M, LARGE_CELL_M))
@@ -92,20 +92,23 @@ def main() -> None:
         variants = {**rasterising(small), **storing(small), **parts(small)}
         variants["tenth"] = lambda: load_labels(tenth.source, tenth.tile, CORINE)
         variants |= {f"large_{n}": run for n, run in (rasterising(large) | storing(large)).items() if n != "usual"}
-        rows = [measure(name, run, side * side, repeats) for name, run in variants.items()]
-    seconds, peaks = {row.name: row.seconds for row in rows}, {row.name: row.peak_mb for row in rows}
-    over = {name: seconds[name] / seconds["floor"] for name in ("ours", "job", "plain", "border", "levels", "write")}
-    over |= {name: seconds[name] / seconds["large_floor"] for name in ("large_ours", "large_job", "large_plain")}
-    ratios = {
-        "time_over_floor": seconds["ours"] / seconds["floor"],
-        **{f"{name}_over_floor": value for name, value in over.items() if name != "ours"},
-        "write_share_of_job": seconds["write"] / seconds["job"],
-        "border_share_of_job": seconds["border"] / seconds["job"],
-        "speed_over_usual": seconds["usual"] / seconds["ours"],
-        "mb_over_tenth_of_file": max(1.0, peaks["ours"]) / max(1.0, peaks["tenth"]),
+        rows, seconds = measure_alternately(variants, side * side, rounds)
+    peaks = {row.name: row.peak_mb for row in rows}
+    compared = {
+        "time_over_floor": ("ours", "floor"),
+        **{f"{name}_over_floor": (name, "floor") for name in ("job", "plain", "border", "levels", "write")},
+        **{f"{name}_over_floor": (name, "large_floor") for name in ("large_ours", "large_job", "large_plain")},
+        "write_share_of_job": ("write", "job"),
+        "border_share_of_job": ("border", "job"),
+        "speed_over_usual": ("usual", "ours"),
     }
-    title = f"{side} x {side} px, {polygons} polygons in the file, median of {repeats}"
+    found = {name: ratio_of(seconds, a, b) for name, (a, b) in compared.items()}
+    ratios = {name: middle for name, (middle, _, _) in found.items()}
+    ratios["mb_over_tenth_of_file"] = max(1.0, peaks["ours"]) / max(1.0, peaks["tenth"])
+    title = f"{side} x {side} px, {polygons} polygons in the file, median of {rounds}"
     report(title, rows, ratios, arguments.json)
+    for name, (_, least, most) in found.items():
+        print(f"{name:>24}  {least:.2f} to {most:.2f} over the rounds")
 
 
 def make_polygons(path: Path, count: int, cell_m: float) -> Path:
