@@ -12,8 +12,8 @@ usual     stackstac.stack(...).where(...).median("time") as its users write it
 peer      odc.stac.load(...).where(...).median("time") as its users write it
 
 The table has medians, and of each ratio the median and the range of the rounds. Size ``task`` is a tile of a job,
-``tile`` one of Sentinel-2's: for the latter say ``--only floor,ours``, since the usual way takes hours and more memory than most
-machines have. All with the settings of malloc that geoflow gives its workers.
+``tile`` one of Sentinel-2's: for the latter say ``--only floor,ours``, since the usual way takes hours and more memory
+than most machines have. All with the settings of malloc that geoflow gives its workers.
 """
 
 from __future__ import annotations
