@@ -1,6 +1,6 @@
 """How fast scenes become a composite, against the floor and against what users write.
 
-    python benchmarks/imagery.py [--size small|task|medium|tile] [--only NAME,NAME] [--json FILE]
+    python benchmarks/imagery.py [--size small|task|raw|medium|tile] [--only NAME,NAME] [--json FILE]
 
 Makes its own scenes (COGs, deflate, on the grid of the result), then measures in rounds of all variants:
 
@@ -12,8 +12,9 @@ usual     stackstac.stack(...).where(...).median("time") as its users write it
 peer      odc.stac.load(...).where(...).median("time") as its users write it
 
 The table has medians, and of each ratio the median and the range of the rounds. Size ``task`` is a tile of a job,
-``tile`` one of Sentinel-2's: for the latter say ``--only floor,ours``, since the usual way takes hours and more memory
-than most machines have. All with the settings of malloc that geoflow gives its workers.
+``raw`` the same from files without compression, whose reading costs little, ``tile`` one of Sentinel-2's: for that say
+``--only floor,ours``, since the usual way would need some tens of GB.
+All with the settings of malloc that geoflow gives its workers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,14 @@ from rasterio.warp import transform_bounds
 from geoflow.imagery import CompositeOptions, Period, composite_tile, load_catalog
 from geoflow.jobs.clusters import WORKER_ENVIRONMENT
 
-SIZES = {"small": (1024, 4, 3), "task": (2048, 4, 5), "medium": (4096, 4, 5), "tile": (10980, 4, 5)}
+TILE = 2048  # pixels a side of a job's tiles; a size that is one tile is composed by one thread
+SIZES = {
+    "small": (1024, 4, 5),
+    "task": (2048, 4, 5),
+    "raw": (2048, 4, 5),
+    "medium": (4096, 4, 5),
+    "tile": (10980, 4, 5),
+}
 """Pixels a side, scenes, rounds."""
 
 BANDS = ("B02", "B03", "B04", "B08")
@@ -52,7 +60,7 @@ def main() -> None:
     arguments = command_line(__doc__, SIZES, choice=True)
     side, scenes, rounds = SIZES[arguments.size]
     with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="threads", num_workers=THREADS):
-        items = make_scenes(Path(folder), side, scenes)
+        items = make_scenes(Path(folder), side, scenes, "NONE" if arguments.size == "raw" else "DEFLATE")
         pixels = side * side * len(BANDS)
         chosen = chosen_of(variants(items, side), arguments.only)
         rows, seconds = measure_alternately(chosen, pixels, rounds)
@@ -69,7 +77,7 @@ def main() -> None:
         print(f"{name:>24}  {least:.2f} to {most:.2f} over the rounds")
 
 
-def make_scenes(folder: Path, side: int, scenes: int) -> list[dict[str, Any]]:
+def make_scenes(folder: Path, side: int, scenes: int, compress: str = "DEFLATE") -> list[dict[str, Any]]:
     """Frozen items whose files hold noise around a smooth ground, and clouds in a fifth of each scene."""
     catalog = load_catalog("sample")
     bounds = transform_bounds(f"EPSG:{EPSG}", "EPSG:4326", LEFT, TOP - side * 10, LEFT + side * 10, TOP)
@@ -79,10 +87,12 @@ def make_scenes(folder: Path, side: int, scenes: int) -> list[dict[str, Any]]:
         assets = {}
         for band in BANDS:
             pixels = 800 + 400 * np.sin(np.arange(side) / 50)[:, None] + rng.normal(0, 60, (side, side))
-            assets[catalog.asset_key(band)] = write(folder / f"{number}-{band}.tif", pixels.astype(np.uint16), 10)
+            assets[catalog.asset_key(band)] = write(
+                folder / f"{number}-{band}.tif", pixels.astype(np.uint16), 10, compress
+            )
         scl = np.full((side // 2, side // 2), 4, np.uint8)
         scl[:, number * side // 10 : (number + 1) * side // 10] = 9
-        assets[catalog.scl] = write(folder / f"{number}-SCL.tif", scl, 20)
+        assets[catalog.scl] = write(folder / f"{number}-SCL.tif", scl, 20, compress)
         properties = {"datetime": f"2024-06-{number + 1:02d}T10:00:00Z", "geoflow:offset": {"add": 0}}
         properties["proj:epsg"] = EPSG
         items.append(
@@ -92,7 +102,7 @@ def make_scenes(folder: Path, side: int, scenes: int) -> list[dict[str, Any]]:
     return items
 
 
-def write(path: Path, pixels: np.ndarray, gsd: int) -> dict[str, Any]:
+def write(path: Path, pixels: np.ndarray, gsd: int, compress: str) -> dict[str, Any]:
     """A COG; returns the asset that points at it."""
     height, width = pixels.shape
     transform = from_origin(LEFT, TOP, gsd, gsd)
@@ -100,7 +110,8 @@ def write(path: Path, pixels: np.ndarray, gsd: int) -> dict[str, Any]:
     plain = path.with_suffix(".plain.tif")
     with rasterio.open(plain, "w", driver="GTiff", crs=f"EPSG:{EPSG}", transform=transform, **profile) as file:
         file.write(pixels, 1)
-    rasterio.shutil.copy(plain, path, driver="COG", compress="DEFLATE", predictor="YES", blocksize=512)
+    how = {} if compress == "NONE" else {"predictor": "YES"}
+    rasterio.shutil.copy(plain, path, driver="COG", compress=compress, blocksize=512, **how)
     plain.unlink()
     fields = {"proj:shape": [height, width], "proj:transform": list(transform)[:6]}
     return {"href": str(path), "type": "image/tiff; application=geotiff", **fields}
@@ -124,25 +135,25 @@ def variants(items: list[dict[str, Any]], side: int) -> dict[str, Callable[[], A
     }
 
 
-def by_tiles(geobox: GeoBox, run: Callable[[GeoBox], Any], tile: int = 2048) -> None:
+def by_tiles(geobox: GeoBox, run: Callable[[GeoBox], Any]) -> None:
     """Composite tile by tile, as the tasks of a job do, so that memory stays bounded."""
     height, width = geobox.shape
-    corners = [(row, col) for row in range(0, height, tile) for col in range(0, width, tile)]
+    corners = [(row, col) for row in range(0, height, TILE) for col in range(0, width, TILE)]
 
     def one(corner: tuple[int, int]) -> None:
         row, col = corner
-        run(geobox[row : min(row + tile, height), col : min(col + tile, width)])
+        run(geobox[row : min(row + TILE, height), col : min(col + TILE, width)])
 
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(one, corners))
 
 
-def read_plainly(items: list[dict[str, Any]], keys: list[str], side: int, tile: int = 2048) -> None:
+def read_plainly(items: list[dict[str, Any]], keys: list[str], side: int) -> None:
     """Every window of every file, with rasterio and a thread pool."""
 
     def read(href: str) -> None:
         with rasterio.open(href) as file:
-            step = tile * file.width // side
+            step = TILE * file.width // side
             for row in range(0, file.height, step):
                 for col in range(0, file.width, step):
                     file.read(1, window=rasterio.windows.Window(col, row, step, step))

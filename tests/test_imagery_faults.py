@@ -128,6 +128,29 @@ def test_a_token_that_ends_early_is_renewed(folder: Path, clean: np.ndarray, mon
     assert "sig=" not in str(log.events)
 
 
+def test_a_token_that_ends_in_the_middle_of_a_composite(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The task signs anew: the pixels of a clean one, no scene lost, and every refusal in its account."""
+    base = load_catalog("sample", str(folder / "catalog.json"))
+    june = Period("june", date(2024, 6, 1), date(2024, 6, 30))
+    options = CompositeOptions((june,), BANDS, reading=Reading(attempts=6, timeout_s=4.0))
+    here = CompositeWork(folder, "r0000c0000", "imagery/x", tuple(frozen(folder, base, str(folder))), base, options)
+    wanted, _, _ = here._read_what_can_be_read(grid())
+    with serve_tokens(folder, Faults(), uses=4) as (proxy, tokens):
+        monkeypatch.setenv("PC_SDK_SAS_URL", tokens)
+        catalog = base.model_copy(update={"signing": "planetary-computer", "gdal": {"GDAL_HTTP_PROXY": proxy}})
+        items = tuple(frozen(folder, catalog, "http://sentinel2l2a78.blob.core.windows.net/s2"))
+        there = CompositeWork(folder, "r0000c0000", "imagery/x", items, catalog, options, None, "skip_scene")
+        arrays, used, reads = there._read_what_can_be_read(grid())
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(arrays[name], values)
+    assert [item["id"] for item in used] == ["first", "second"]
+    assert reads.lost == []
+    told = reads.content()["reads"]
+    assert any("403" in event["cause"] for event in told)
+    assert {event["what"] for event in told} == {"retried"}
+    assert "sig=" not in str(told)
+
+
 def test_a_scene_of_other_numbers_is_left_out_like_one_that_is_gone(folder: Path) -> None:
     """It is refused without a failed read, and must not be tried for ever."""
     catalog = load_catalog("sample", str(folder / "catalog.json"))

@@ -1,5 +1,6 @@
 """Cubes: the right pixel in the right place, nodata kept apart from dark, and failures that are never nodata."""
 
+import copy
 from pathlib import Path
 
 import dask
@@ -238,6 +239,23 @@ def test_gdal_keeps_blocks_in_its_cache(catalog: Catalog) -> None:
     """rasterio takes GDAL_CACHEMAX in bytes: 256 of them made every read decode its blocks many times over."""
     file = SceneFile(f"{catalog.root}/east/B02.tif", "east", "B02")
     assert read_file(file, Access(), lambda _: get_gdal_config("GDAL_CACHEMAX")) >= 64 * 2**20
+
+
+def test_jpeg2000_is_read_as_cogs_are(catalog: Catalog, items: list[dict], tmp_path: Path) -> None:
+    """As the Copernicus Data Space has them: without nodata in the file, and 0 for it."""
+    item = copy.deepcopy(items[3])
+    for key, asset in item["assets"].items():
+        with rasterio.open(asset["href"]) as file:
+            profile = {k: file.profile[k] for k in ("width", "height", "count", "dtype", "crs", "transform")}
+            pixels = file.read()
+        asset["href"] = str(tmp_path / f"{key}.jp2")
+        with rasterio.open(asset["href"], "w", driver="JP2OpenJPEG", QUALITY=100, REVERSIBLE="YES", **profile) as file:
+            file.write(pixels)
+    cog, jp2 = (load_cube([one], grid(), BANDS, catalog).values for one in (items[3], item))
+    np.testing.assert_array_equal(jp2, cog)
+    assert len(np.unique(jp2)) > 10
+    assert 0.1 < (jp2 == NODATA).mean() < 0.9
+    np.testing.assert_array_equal(*(load_scl([one], grid(), catalog).values for one in (items[3], item)))
 
 
 def test_scenes_elsewhere_are_left_out(catalog: Catalog, items: list[dict]) -> None:
