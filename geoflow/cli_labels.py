@@ -95,7 +95,7 @@ def leakage(
             table = plain_table(title, "Random", "Blocked", "Leakage", "Standard error")
             for row in _leakage_rows(part):
                 table.add_row(*row)
-            shown.out.print(table)
+            shown.out.print(table, "")
     if as_json:
         shown.json(found)
 
