@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import hypothesis
 import pytest
 import yaml
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what it runs in the background
     # Programs that tests start would inherit it, and Ctrl-C would pass them by.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What an example takes says more of the machine's other work than of the code.
+hypothesis.settings.register_profile("geoflow", deadline=None)
+hypothesis.settings.load_profile("geoflow")
 
 # No test may reach out: a wanted download must be an error, not a wait.
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -14,7 +14,7 @@ from geoflow.mapping.accuracy import accuracy, areas_ha, change_accuracy, confus
 CODES = (111, 211, 311, 512)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32 - 1), size=st.integers(4, 300))
 def test_figures_agree_with_scikit_learn(seed: int, size: int) -> None:
     rng = np.random.default_rng(seed)
@@ -83,7 +83,7 @@ def test_areas() -> None:
     assert areas_ha(codes, 100.0) == {111: 0.03, 211: 0.01}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), dtype=st.sampled_from([np.uint8, np.uint16]), share=st.floats(0, 1))
 def test_pairs_of_a_tile_are_counted_as_one_by_one(seed: int, dtype: type, share: float) -> None:
     rng = np.random.default_rng(seed)

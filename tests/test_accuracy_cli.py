@@ -226,7 +226,7 @@ def test_olofsson_2014_accuracy_and_areas(olofsson: Path, tmp_path: Path) -> Non
 # --- plan and sample ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(users=st.lists(st.floats(0.05, 0.95), min_size=3, max_size=3), size=st.integers(200, 900))
 def test_the_neyman_allocation_expects_the_smallest_error(users: list[float], size: int) -> None:
     pixels = [3_000, 20_000, 77_000]

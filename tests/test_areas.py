@@ -86,7 +86,7 @@ def test_a_half_covered_pixel_gives_half() -> None:
     assert by_class(areas(codes, frame({"a": triangle}), CORINE)) == pytest.approx({311: 0.005})
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6), angle=st.floats(0, 180), chunk=st.tuples(st.integers(1, 7), st.integers(1, 7)))
 def test_zones_that_tile_the_map_sum_to_it_for_any_chunks(seed: int, angle: float, chunk: tuple[int, int]) -> None:
     codes = a_map((11, 8), seed)

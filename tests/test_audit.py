@@ -13,7 +13,7 @@ import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rasterio.transform import from_origin
 from typer.testing import CliRunner
@@ -99,7 +99,6 @@ def audited(patches, truth, tmp_path_factory) -> tuple[Path, dict]:
 # --- kernels --------------------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.integers(2, 6), st.integers(0, 5), st.integers(30, 60))
 def test_folds_by_place_never_part_a_square(folds, seed, count):
     rng = np.random.default_rng(seed)
@@ -111,7 +110,6 @@ def test_folds_by_place_never_part_a_square(folds, seed, count):
     np.testing.assert_array_equal(found, kernels.place_folds(zone, left, top, folds, seed, 3600.0))
 
 
-@settings(deadline=None)
 @given(st.integers(2, 9), st.integers(0, 5), st.integers(9, 60))
 def test_random_folds_are_of_one_size(folds, seed, count):
     sizes = np.bincount(kernels.random_folds(count, folds, seed), minlength=folds)
@@ -146,7 +144,6 @@ def test_the_same_place_at_another_date_counts_as_beside():
     assert beside.toarray().tolist() == [[0, 1], [1, 0]]
 
 
-@settings(deadline=None)
 @given(st.integers(0, 20))
 def test_logistic_regression_is_that_of_scikit_learn(seed):
     from sklearn.linear_model import LogisticRegression
@@ -159,7 +156,6 @@ def test_logistic_regression_is_that_of_scikit_learn(seed):
     np.testing.assert_allclose(ours, [*theirs.coef_[0], theirs.intercept_[0]], atol=1e-3)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 20))
 def test_a_patch_is_not_judged_by_its_own_label(seed):
     """Of one without neighbours nothing at all reaches its judgement."""
@@ -221,7 +217,6 @@ def test_the_share_that_was_found():
     assert np.isnan(kernels.found_share(score, ~wrong & wrong))
 
 
-@settings(deadline=None)
 @given(st.integers(2, 5), st.integers(0, 3), st.integers(40, 90), st.integers(40, 90))
 def test_folds_of_blocks_cover_the_country_once(folds, seed, height, width):
     parts = [kernels.FoldBlocks(16, seed=seed, folds=folds, fold=fold) for fold in range(folds)]

@@ -115,7 +115,7 @@ def test_a_reference_map_keeps_what_is_labelled():
 # --- bands ----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 9), st.integers(1, 3), st.integers(0, 2**32 - 1), st.sampled_from([0, 9_990, 32_000]), st.integers()
 )

@@ -92,7 +92,7 @@ def resampled(folder: Path, band: str) -> np.ndarray:
 # --- reading TIFFs --------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from([2, 3, 6]), st.integers(0, 2**32 - 1), st.sampled_from([3, 400, 65536]))
 def test_bands_are_enlarged_as_gdal_does_it_to_the_last_bit(factor, seed, top):
     values = np.random.default_rng(seed).integers(0, top, (20, 20)).astype(np.uint16)
@@ -147,7 +147,7 @@ def test_a_place_that_is_told_by_the_centre_of_a_pixel_is_its_corner_all_the_sam
     assert read_raster(str(path), 60).place == Place(32635, 399_960, 6_000_000)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_a_damaged_tiff_is_an_error_or_pixels_that_rasterio_reads_too(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged")

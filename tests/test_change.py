@@ -64,7 +64,7 @@ def test_small_patches_are_dropped_and_diagonals_join() -> None:
     assert kept[2, 2]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     shape=st.tuples(st.integers(1, 50), st.integers(1, 50)),
@@ -80,7 +80,7 @@ def test_chunks_do_not_alter_the_result(seed: int, shape: tuple[int, int], chunk
     xr.testing.assert_identical(lazy.compute(), whole)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10**6), mmu=st.integers(2, 12), y=st.integers(0, 40), x=st.integers(0, 40))
 def test_a_tile_read_with_its_margin_equals_the_whole(seed: int, mmu: int, y: int, x: int) -> None:
     before, after = a_map(seed, (60, 60)), a_map(seed + 1, (60, 60))

@@ -55,7 +55,7 @@ def cut(change: xr.Dataset, height: int, width: int, order: int = 0) -> geopanda
     return pd.concat(frames).sort_values("id", ignore_index=True)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
     shape=st.tuples(st.integers(1, 14), st.integers(1, 14)),
@@ -145,7 +145,7 @@ def test_a_writer_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.gpkg", "x.parquet"]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), chunk=st.integers(3, 30), line=st.floats(10, 290))
 def test_transitions_of_zones_that_tile_the_map_sum_to_it(seed: int, chunk: int, line: float) -> None:
     rng = np.random.default_rng(seed)

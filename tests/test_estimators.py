@@ -60,7 +60,7 @@ def test_stehman_2014() -> None:
     assert found.shares.value[1, 2] == pytest.approx(0.08)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_both_ways_agree_where_the_strata_are_the_classes(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -283,7 +283,7 @@ def test_allocations() -> None:
     assert allocate(130, [7, 0, 5_000], minimum=50).tolist() == [7, 0, 123]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     pixels=st.lists(st.integers(0, 10_000), min_size=1, max_size=6),
     minimum=st.integers(0, 60),

@@ -65,7 +65,7 @@ def frame(*shapes, names=None):
     down=st.sampled_from([0.0, 1e-6, 0.5, 0.999]),
     lonlat=st.booleans(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_at_is_the_pixel_that_rasterio_and_xarray_give(country, loaded, col, row, right, down, lonlat):
     """In the map's CRS to its very edges; through degrees as exactly as degrees can say it."""
     x, y = TRANSFORM * (col + right, row + down)
@@ -195,7 +195,7 @@ def test_imagery_is_no_place_to_ask_for_classes(country):
     edges=st.tuples(st.integers(0, 90), st.integers(0, 70), st.integers(1, 40), st.integers(1, 40)),
     aligned=st.booleans(),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_clip_then_areas_is_areas_of_the_zone(country, edges, aligned):
     left, top, width, height = edges
     shift = 0.0 if aligned else 0.31

@@ -65,7 +65,7 @@ def grid(height: int = 700, width: int = 900) -> Grid:
     return Grid(GeoBox((height, width), Affine(10, 0, 5_120_000, 0, -10, 4_020_000), "EPSG:3035"), 256, 64)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from([1, 2, 40, 4000]))
 def test_blocks_cover_a_window_once_and_lie_on_whole_chunks(data: st.DataObject, pixel_bytes: int) -> None:
     whole = grid()

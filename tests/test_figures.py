@@ -107,7 +107,7 @@ def middle(mask: NDArray[np.bool_]) -> tuple[int, int]:
     max_px=st.integers(1, 80),
     chunks=st.one_of(st.none(), st.integers(1, 40)),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_quicklook_picks_and_never_invents(height: int, width: int, max_px: int, chunks: int | None) -> None:
     values = np.random.default_rng(height * 100 + width).integers(0, 9999, (2, height + 1, width)).astype(np.uint16)
     array = raster(values, chunks=chunks, band=["a", "b"])
@@ -238,7 +238,7 @@ def overlap(a: Box, b: Box) -> bool:
     entries=st.integers(1, 49),
     sections=st.integers(1, 2),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_nothing_overlaps(aspect: float, context: int, maps: int, entries: int, sections: int) -> None:
     texts = Texts("A rather long title of a map of a country " * 3, "level 3", "Attribution. " * 40)
     sheet = arrange(aspect, context, maps, some_key(entries, sections), texts)
@@ -283,7 +283,7 @@ def test_the_key_keeps_its_order_and_every_line_fits() -> None:
 
 
 @given(text=st.text(st.characters(codec="latin-1", exclude_categories=["C"]), max_size=60), width=st.floats(0.3, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_wrapped_text_fits(text: str, width: float) -> None:
     lines = mapkey.wrap(text, 8, width)
     assert all(mapkey.text_width(line, 8) <= width for line in lines)

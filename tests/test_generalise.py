@@ -82,7 +82,7 @@ def slow_merge(codes: NDArray[Any], mmu_px: int, connectivity: int) -> NDArray[A
             return codes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=SEEDS, shape=SHAPES, mmu=st.integers(0, 30), connectivity=CONNECTIVITY)
 def test_merging_follows_the_rules(seed: int, shape: tuple[int, int], mmu: int, connectivity: int) -> None:
     codes = some_codes(seed, shape)
@@ -91,7 +91,7 @@ def test_merging_follows_the_rules(seed: int, shape: tuple[int, int], mmu: int, 
     assert merged.dtype == codes.dtype
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=SEEDS, shape=SHAPES, mmu=st.integers(1, 40), connectivity=CONNECTIVITY)
 def test_what_a_generalised_map_is(seed: int, shape: tuple[int, int], mmu: int, connectivity: int) -> None:
     codes = some_codes(seed, shape)
@@ -107,7 +107,7 @@ def test_what_a_generalised_map_is(seed: int, shape: tuple[int, int], mmu: int, 
     assert all((merged[p] == codes[p]).all() for p in large)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     seed=SEEDS,
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -134,7 +134,7 @@ def test_tiles_do_not_alter_the_result(
     np.testing.assert_array_equal(np.block(done), whole)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(seed=SEEDS, chunk=st.tuples(st.integers(1, 20), st.integers(3, 20)), connectivity=CONNECTIVITY)
 def test_chunks_do_not_alter_the_result(seed: int, chunk: tuple[int, int], connectivity: int) -> None:
     codes = a_map(some_codes(seed, (17, 19)))
@@ -198,7 +198,7 @@ def test_the_majority_filter() -> None:
         smooth(a_map(codes).chunk(), 2)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=SEEDS, shape=SHAPES, half=st.integers(0, 3))
 def test_the_majority_filter_counts_windows(seed: int, shape: tuple[int, int], half: int) -> None:
     codes = np.random.default_rng(seed).choice(np.array([0, 1, 2, 3], np.uint8), shape)
@@ -211,7 +211,7 @@ def test_the_majority_filter_counts_windows(seed: int, shape: tuple[int, int], h
         assert filtered[y, x] == (own if own == 0 or own in winners else winners[0])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=SEEDS, shape=SHAPES, chunk=st.integers(1, 9), size=st.sampled_from([1, 3, 7, 21]))
 def test_smoothing_by_chunks_equals_the_whole(seed: int, shape: tuple[int, int], chunk: int, size: int) -> None:
     codes = a_map(some_codes(seed, shape))

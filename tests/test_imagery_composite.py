@@ -73,7 +73,7 @@ def test_margins_and_specks_are_those_of_scipy(seed: int) -> None:
     assert 0 < found.mean() < 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6), rows=st.integers(1, 9), dilate=st.integers(0, 6), speck=st.integers(0, 5))
 def test_strips_of_rows_do_not_alter_a_mask(seed: int, rows: int, dilate: int, speck: int) -> None:
     scl = np.random.default_rng(seed).choice([0, 3, 4, 5, 9], (10, 23, 17), p=[0.02, 0.05, 0.7, 0.13, 0.1])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from imagery_scenes import AREA, Scene, serve, write_catalog
 from odc.geo.geom import box
@@ -98,7 +98,6 @@ def test_real_scenes_whose_metadata_say_minus_a_tenth() -> None:
         assert decide_offset(unflagged, catalog).add == 0, "the pixels must win over a wrong flag"
 
 
-@settings(deadline=None)  # the first time compiles
 @given(st.lists(st.integers(0, 65535), min_size=1, max_size=50), st.sampled_from([0, -1000]))
 def test_to_reflectance(numbers: list[int], add: int) -> None:
     out = to_reflectance(np.array(numbers, np.uint16), add)

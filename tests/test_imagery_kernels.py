@@ -37,7 +37,7 @@ def usable(cube: np.ndarray, clear: np.ndarray, y: int, x: int) -> list[int]:
 
 
 @given(stacks(), st.sampled_from([0, 5, 25, 33, 50, 90, 100]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_percentiles_are_those_of_a_slow_one(stack: tuple[np.ndarray, np.ndarray], percent: int) -> None:
     cube, clear = stack
     value, count = percentile_composite(cube, clear, percent)
@@ -86,7 +86,7 @@ def test_the_network_sorts(n: int) -> None:
 
 
 @given(stacks())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_medoid_is_the_first_of_the_most_central(stack: tuple[np.ndarray, np.ndarray]) -> None:
     cube, clear = stack
     value, count, source = medoid_composite(cube, clear)
@@ -106,7 +106,7 @@ def test_the_medoid_is_the_first_of_the_most_central(stack: tuple[np.ndarray, np
 
 
 @given(stacks(st.integers(-50, 4000)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_geomedian_is_nearest_to_all(stack: tuple[np.ndarray, np.ndarray]) -> None:
     """No observation, no mean, no median and no neighbour has a smaller sum of distances, beyond rounding."""
     cube, clear = stack
@@ -166,7 +166,7 @@ def test_the_geomedian_of_two_is_their_mean_and_of_a_cross_its_centre() -> None:
 
 
 @given(st.data(), stacks())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_best_has_the_highest_score(data: st.DataObject, stack: tuple[np.ndarray, np.ndarray]) -> None:
     cube, clear = stack
     score = data.draw(hnp.arrays(np.uint16, clear.shape, elements=st.integers(1, 4))) * clear
@@ -180,7 +180,7 @@ def test_the_best_has_the_highest_score(data: st.DataObject, stack: tuple[np.nda
 
 
 @given(st.data(), stacks(st.integers(-50, 4000)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_order_of_scenes_matters_only_between_equals(
     data: st.DataObject, stack: tuple[np.ndarray, np.ndarray]
 ) -> None:

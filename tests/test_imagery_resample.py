@@ -75,7 +75,7 @@ def test_a_coarser_grid_is_averaged_as_gdal_does() -> None:
     assert ours.std() < 0.2 * pixels.std()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["EPSG:32633", "EPSG:3035", "EPSG:4326"]),
     st.sampled_from(METHODS),
@@ -97,7 +97,7 @@ def test_a_part_is_the_part_of_the_whole(
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 1000), st.sampled_from(METHODS), st.sampled_from([10.0, 35.0]))
 def test_data_where_the_pixel_under_the_centre_has_data(seed: int, method: str, resolution: float) -> None:
     pixels, target = noise(seed, holes=0.3), middle("EPSG:3035", 60, resolution)
@@ -139,7 +139,7 @@ def test_pixels_of_the_scene_itself_need_no_resampling() -> None:
         assert is_window_of(SOURCE, other) is None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     parts=st.integers(1, 6),
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),

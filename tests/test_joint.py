@@ -69,7 +69,7 @@ def test_nodata_is_never_a_change() -> None:
     assert (first[2:20], second[2:20]) == (pytest.approx(312), pytest.approx(324))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10**6))
 def test_pairs_are_the_best_of_all(seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -86,7 +86,7 @@ def test_pairs_are_the_best_of_all(seed: int) -> None:
         assert found == pytest.approx(value[~np.eye(len(CODES), dtype=bool)].max())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6))
 def test_a_window_with_its_halo_equals_the_whole(seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -265,7 +265,7 @@ def test_a_legend_of_ones_own_from_a_raster(tmp_path):
 corners = st.integers(-20, 130).map(lambda v: v * 5.0)  # on pixel centres and corners: where rounding could decide
 rings = st.lists(st.tuples(corners, corners), min_size=3, max_size=7, unique=True)
 polygons = rings.map(lambda ring: shapely.Polygon([(LEFT + x, TOP - y) for x, y in ring])).filter(lambda p: p.area > 0)
-slow_fixture = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+slow_fixture = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def tiles_equal_the_whole(source: Path, geobox: GeoBox, tile: int) -> np.ndarray:

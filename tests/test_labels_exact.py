@@ -24,8 +24,8 @@ from geoflow.labels.scanline import STEPS, fill, outlines
 from geoflow.legends import legend
 
 CORINE = legend("corine")
-quick = settings(max_examples=60, deadline=None)
-with_files = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=60)
+with_files = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def burnt(shapes: list, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

@@ -136,7 +136,7 @@ def test_an_unknown_name_is_refused_with_near_ones():
 
 
 # On a busy machine an example, or the making of one, may take longer than hypothesis grants by default.
-patiently = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+patiently = settings(suppress_health_check=[HealthCheck.too_slow])
 
 codes_and_gaps = hnp.arrays(
     st.sampled_from([np.uint16, np.int16, np.int64, np.uint32]),

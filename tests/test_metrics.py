@@ -46,7 +46,7 @@ def ours(drawn):
 
 
 @given(labelled())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_precision_recall_and_f1_are_those_of_scikit_learn(drawn):
     predicted, truth, _ = drawn
     found = ours(drawn)
@@ -71,7 +71,7 @@ def test_precision_recall_and_f1_are_those_of_scikit_learn(drawn):
 
 
 @given(labelled())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_average_precision_is_that_of_scikit_learn_and_torchmetrics(drawn):
     _, truth, p = drawn
     found = ours(drawn)
@@ -87,7 +87,7 @@ def test_average_precision_is_that_of_scikit_learn_and_torchmetrics(drawn):
 
 
 @given(labelled())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_exact_partial_and_incorrect_share_out_the_patches(drawn):
     predicted, truth, p = drawn
     found = ours(drawn)
@@ -120,7 +120,7 @@ def test_shapes_that_differ_and_no_patch_are_refused():
 
 
 @given(st.lists(st.sets(st.sampled_from(sorted(PAPER_TABLE_1))), min_size=1, max_size=8))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_labels_of_coarser_levels_are_the_parents_of_the_deepest(sets):
     tables = multi_hot([Label(tuple(sorted(codes))) for codes in sets])
     corine = legend("corine")
@@ -210,7 +210,7 @@ def test_rows_of_a_confusion_matrix_are_shares_of_the_true_class():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(2, 6))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_figures_of_pixels_are_those_of_scikit_learn(seed, classes):
     rng = np.random.default_rng(seed)
     true, mapped = rng.integers(0, classes, (2, 200))
@@ -234,7 +234,7 @@ def test_correlation_needs_three_classes_and_a_spread():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_reliability_in_parts_is_that_of_torchmetrics(seed, parts):
     rng = np.random.default_rng(seed)
     p = rng.random(300)

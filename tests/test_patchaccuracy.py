@@ -63,7 +63,7 @@ def test_what_either_map_did_not_see_is_left_out() -> None:
     assert (found["true"], found["found"], found["mapped"], found["right"]) == (1, 1, 1, 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 10**6),
     shape=st.tuples(st.integers(1, 40), st.integers(1, 40)),
@@ -76,7 +76,7 @@ def test_blocks_do_not_alter_the_figures(seed: int, shape: tuple[int, int], bloc
     assert scored(truth, mapped, min_px, block) == scored(truth, mapped, min_px)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), min_px=st.integers(1, 12))
 def test_it_equals_a_plain_count(seed: int, min_px: int) -> None:
     rng = np.random.default_rng(seed)

@@ -54,7 +54,7 @@ def stream(reader: Reader, train: np.ndarray, batch: int, chunks_at_once: int) -
     return PatchStream(source, labels, PLAIN, batch, 5, 2 * chunks_at_once * reader.chunk * PATCH_BYTES / 2**20)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     count=st.integers(2, 90),
     chunk=st.integers(1, 20),

@@ -106,7 +106,7 @@ def test_workers_do_not_alter_the_map(cube: xr.DataArray, model: LoadedModel, wh
     xr.testing.assert_identical(predict(cube, model).compute(scheduler="threads", num_workers=threads), whole)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_a_part_equals_the_whole(
     cube: xr.DataArray, model: LoadedModel, whole: xr.Dataset, data: st.DataObject
@@ -180,7 +180,7 @@ def test_scratch_is_dropped_when_all_have_read_it(tmp_path: Path) -> None:
     assert scratch.load((0, 1)) is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(core=st.integers(1, 20), halo=st.integers(0, 16), probabilities=st.booleans(), seed=st.integers(0, 99))
 def test_what_a_window_said_comes_back_from_its_bytes(core: int, halo: int, probabilities: bool, seed: int) -> None:
     codes, rng = CODES[:3], np.random.default_rng(seed)
@@ -197,7 +197,7 @@ def test_what_a_window_said_comes_back_from_its_bytes(core: int, halo: int, prob
     assert Said.unpack(packed, lattice, 4, probabilities) is None or lattice.y.blend == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(size=st.integers(1, 400), core=st.integers(1, 96), halo=st.integers(0, 64), data=st.data())
 def test_windows_cover_every_pixel_with_the_full_weight(size: int, core: int, halo: int, data: st.DataObject) -> None:
     axis = Axis(size, core, halo)
@@ -287,7 +287,7 @@ def test_a_legend_of_one_level_gives_one_level(cube: xr.DataArray, tmp_path: Pat
     assert set(np.unique(found[f"level{flat.levels[-1]}"])) <= {0, *codes}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6))
 def test_levels_nest_and_are_decided_from_the_top(seed: int) -> None:
     corine = legend("corine")

@@ -115,7 +115,7 @@ def test_lanes_read_blocks_of_their_own() -> None:
     assert sum(map(len, owned)) == len(set.union(*owned))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(count=st.integers(16, 90), chunk=st.integers(1, 20), at_once=st.integers(1, 9), ranks=st.sampled_from([1, 2, 4]))
 def test_ranks_take_their_part_of_the_same_patches(count: int, chunk: int, at_once: int, ranks: int) -> None:
     cube = np.broadcast_to(np.arange(count)[:, None, None, None], (count, 1, 4, 4)).astype(np.int16)

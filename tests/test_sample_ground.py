@@ -36,7 +36,7 @@ def epochs(land):
     return before, drop_small_changes(before, np.where(inside, survey.after, 0).astype(np.uint16))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(row=st.integers(-300, 1500), col=st.integers(-300, 2300), spacing=st.sampled_from([22.0, 300.0, 4000.0]))
 def test_noise_is_a_function_of_position(row, col, spacing):
     ys, xs = (np.arange(row, row + 40) + 0.5) * 10.0, (np.arange(col, col + 50) + 0.5) * 10.0

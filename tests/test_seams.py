@@ -14,7 +14,7 @@ def test_lines_lie_before_their_pixels() -> None:
     assert lines(0, 9, 8, [0, 2, 6]).nonzero()[0].tolist() == [1, 5, 7]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), height=st.integers(2, 12), width=st.integers(2, 12))
 def test_counts_are_those_of_a_plain_loop(seed: int, height: int, width: int) -> None:
     rng = np.random.default_rng(seed)

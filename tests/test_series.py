@@ -53,7 +53,7 @@ def all_paths(q: NDArray[np.uint8], chain: dict[str, NDArray[Any]]) -> dict[tupl
     return out
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), classes=st.integers(2, 5), epochs=st.integers(1, 4), impossible=st.floats(0, 0.7))
 def test_the_best_path_and_its_marginals_are_those_of_all_paths(
     seed: int, classes: int, epochs: int, impossible: float
@@ -138,7 +138,7 @@ def test_a_weight_of_one_over_the_epochs_counts_equal_maps_once() -> None:
     assert summed.ravel().tolist() == [97] * 5  # 6**5 / (6**5 + 3**5 + 1)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     seed=st.integers(0, 10**6),
     classes=st.integers(2, 6),
@@ -378,7 +378,7 @@ def test_levels_nest_and_nodata_stays() -> None:
     assert "class" not in found.coords
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), y=st.integers(9, 40), x=st.integers(9, 45), fill=st.booleans())
 def test_chunks_do_not_alter_the_result(seed: int, y: int, x: int, fill: bool) -> None:
     rng = np.random.default_rng(seed)

@@ -209,7 +209,7 @@ _values = st.recursive(_scalars, lambda v: st.one_of(st.lists(v, max_size=3), st
 _keys = st.sampled_from([f"{s}.{k}" for s, section in JOB.items() if isinstance(section, dict) for k in section])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(key=_keys, value=_values)
 def test_any_value_is_accepted_or_refused_with_a_sentence(key, value):
     try:

@@ -69,7 +69,7 @@ def country(
 # --- held-out blocks ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=st.tuples(st.integers(1, 900), st.integers(1, 900)),
     block=st.integers(16, 300),

@@ -90,7 +90,7 @@ def test_rare_classes_are_drawn_first_and_borders_never():
         draw_windows(lattice(20, 20), WindowOptions(10, count=500))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.integers(4, 30), columns=st.integers(4, 30), windows_a_block=st.integers(1, 2), seed=st.integers(0, 9999)
 )
@@ -119,7 +119,6 @@ def test_a_gap_keeps_training_windows_away():
     np.testing.assert_array_equal(parts[parts != LEFT_OUT], plain[parts != LEFT_OUT])
 
 
-@settings(deadline=None)
 @given(count=st.integers(0, 500), seed=st.integers(0, 99))
 def test_a_random_split_has_the_shares(count, seed):
     parts = random_split(count, (0.8, 0.0, 0.2), seed)
