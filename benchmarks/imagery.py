@@ -14,7 +14,7 @@ peer      odc.stac.load(...).where(...).median("time") as its users write it
 The table has medians, and of each ratio the median and the range of the rounds. Size ``task`` is a tile of a job,
 ``raw`` the same from files without compression, whose reading costs little, ``tile`` one of Sentinel-2's: for that say
 ``--only floor,ours``, since the usual way would need some tens of GB.
-All with the settings of malloc that geoflow gives its workers.
+Floor and ours have the settings of malloc that geoflow gives its workers, the others those that their users have.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ import numpy as np
 import pystac
 import rasterio
 import rasterio.shutil
-from measuring import chosen_of, command_line, measure_alternately, ratio_of, report, with_environment
+from measuring import OtherProcess, chosen_of, command_line, measure_alternately, ratio_of, report, with_environment
 from odc.geo.geobox import GeoBox
 from odc.geo.geom import box
 from rasterio.transform import from_origin
@@ -46,6 +47,7 @@ SIZES = {
     "task": (2048, 4, 5),
     "raw": (2048, 4, 5),
     "medium": (4096, 4, 5),
+    "six": (4096, 6, 3),
     "tile": (10980, 4, 5),
 }
 """Pixels a side, scenes, rounds."""
@@ -59,10 +61,12 @@ def main() -> None:
     """Run all variants, print a table, write JSON."""
     arguments = command_line(__doc__, SIZES, choice=True)
     side, scenes, rounds = SIZES[arguments.size]
-    with tempfile.TemporaryDirectory() as folder, dask.config.set(scheduler="threads", num_workers=THREADS):
+    with tempfile.TemporaryDirectory() as folder:
         items = make_scenes(Path(folder), side, scenes, "NONE" if arguments.size == "raw" else "DEFLATE")
         pixels = side * side * len(BANDS)
-        chosen = chosen_of(variants(items, side), arguments.only)
+        users = OtherProcess(usual_ways, (items, side), WORKER_ENVIRONMENT)
+        every = variants(items, side) | {name: partial(users.run, name) for name in ("usual", "peer")}
+        chosen = chosen_of(every, arguments.only)
         rows, seconds = measure_alternately(chosen, pixels, rounds)
     compared = {
         "time_over_floor": ("ours", "floor"),
@@ -120,7 +124,7 @@ def write(path: Path, pixels: np.ndarray, gsd: int, compress: str) -> dict[str, 
 def variants(items: list[dict[str, Any]], side: int) -> dict[str, Callable[[], Any]]:
     """What is measured, by name; each ends with the result in memory."""
     catalog = load_catalog("sample")
-    native = GeoBox((side, side), from_origin(LEFT, TOP, 10, 10), f"EPSG:{EPSG}")
+    native = native_grid(side)
     inner = transform_bounds(native.crs, "EPSG:3035", *native.boundingbox)
     x, y = ((inner[i] + inner[i + 2]) / 2 // 10 * 10 - side * 5 for i in (0, 1))
     laea = GeoBox.from_bbox((x, y, x + side * 10, y + side * 10), "EPSG:3035", resolution=10, tight=True)
@@ -130,9 +134,20 @@ def variants(items: list[dict[str, Any]], side: int) -> dict[str, Callable[[], A
         "floor": lambda: read_plainly(items, [*keys, catalog.scl], side),
         "ours": lambda: by_tiles(native, lambda g: composite_tile(items, g, options, catalog).compute(num_workers=1)),
         "warped": lambda: by_tiles(laea, lambda g: composite_tile(items, g, options, catalog).compute(num_workers=1)),
-        "usual": lambda: with_stackstac(items, keys, native),
-        "peer": lambda: with_odc(items, keys, native),
     }
+
+
+def usual_ways(items: list[dict[str, Any]], side: int) -> dict[str, Callable[[], Any]]:
+    """What is measured in a process of its own, as its users start it: without settings of ours."""
+    dask.config.set(scheduler="threads", num_workers=THREADS)
+    catalog = load_catalog("sample")
+    keys, native = [catalog.asset_key(band) for band in BANDS], native_grid(side)
+    return {"usual": lambda: with_stackstac(items, keys, native), "peer": lambda: with_odc(items, keys, native)}
+
+
+def native_grid(side: int) -> GeoBox:
+    """The grid that the scenes lie on."""
+    return GeoBox((side, side), from_origin(LEFT, TOP, 10, 10), f"EPSG:{EPSG}")
 
 
 def by_tiles(geobox: GeoBox, run: Callable[[GeoBox], Any]) -> None:

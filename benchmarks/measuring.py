@@ -6,6 +6,7 @@ import argparse
 import ctypes
 import gc
 import json
+import multiprocessing
 import os
 import statistics
 import sys
@@ -14,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 def with_environment(variables: Mapping[str, str]) -> None:
@@ -64,6 +66,64 @@ def measure(name: str, run: Callable[[], object], pixels: float, repeats: int) -
     return Row(name, middle, pixels / 1e6 / middle, statistics.median(peaks))
 
 
+@dataclass(frozen=True)
+class Timed:
+    """What one run of something took."""
+
+    seconds: float
+    peak_mb: float
+
+
+def timed(run: Callable[[], object]) -> Timed:
+    """Run and measure here, unless the run measured itself in another process and gives that."""
+    with PeakMemory() as memory:
+        start = time.perf_counter()
+        found = run()
+        took = time.perf_counter() - start
+    return found if isinstance(found, Timed) else Timed(took, memory.peak_mb)
+
+
+class OtherProcess:
+    """A process with another environment, in which some variants run and are measured.
+
+    Parameters
+    ----------
+    make : callable
+        Of the top level of a module; gives the variants by name, in that process.
+    arguments : tuple
+        What it takes.
+    without : iterable of str
+        Environment variables that the process does not get: the C library reads some when it starts.
+    """
+
+    def __init__(
+        self,
+        make: Callable[..., Mapping[str, Callable[[], object]]],
+        arguments: tuple[Any, ...],
+        without: Iterable[str],
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there, make, arguments), daemon=True)
+        taken = {name: os.environ.pop(name) for name in without if name in os.environ}
+        try:
+            process.start()
+        finally:
+            os.environ.update(taken)
+
+    def run(self, name: str) -> Timed:
+        """Run a variant there."""
+        self._here.send(name)
+        found: Timed = self._here.recv()
+        return found
+
+
+def _serve(asked: Any, make: Callable[..., Mapping[str, Callable[[], object]]], arguments: tuple[Any, ...]) -> None:
+    variants = make(*arguments)
+    while True:
+        asked.send(timed(variants[asked.recv()]))
+
+
 def measure_alternately(
     variants: Mapping[str, Callable[[], object]], pixels: float, rounds: int
 ) -> tuple[list[Row], dict[str, list[float]]]:
@@ -75,13 +135,10 @@ def measure_alternately(
     peaks: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(rounds + 1):  # the first is not counted
         for name, run in variants.items():
-            with PeakMemory() as memory:
-                start = time.perf_counter()
-                run()
-                took = time.perf_counter() - start
+            took = timed(run)
             if turn:
-                seconds[name].append(took)
-                peaks[name].append(memory.peak_mb)
+                seconds[name].append(took.seconds)
+                peaks[name].append(took.peak_mb)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     rows = [Row(name, middle[name], pixels / 1e6 / middle[name], statistics.median(peaks[name])) for name in variants]
     return rows, seconds

@@ -18,6 +18,7 @@ import yaml
 from faulty_server import Faults, serve_with_faults
 from imagery_scenes import Scene, item_dict, serve_folder, write_catalog
 from matplotlib.image import imread
+from odc.geo.geobox import GeoBox
 from odc.geo.geom import Geometry, box
 from rich.console import Console
 
@@ -423,6 +424,18 @@ def test_the_command(stac: Path, tmp_path: Path) -> None:
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
+
+
+def test_the_key_of_coverage_names_no_count_that_does_not_occur() -> None:
+    from geoflow.jobs.coverage import Coverage
+    from geoflow.jobs.coveragemap import coverage_key
+
+    box = GeoBox.from_bbox((0, 0, 40, 10), "EPSG:3035", resolution=10)
+    for most, said in ((3, ["1", "2", "3"]), (4, ["1", "2", "3 to 4"]), (6, ["1", "2", "5 to 6"])):
+        counts = np.array([[1, 1, 2, most]], np.uint16)
+        found = Coverage("2024", "june", 9, 9, counts, np.ones((1, 4), bool), box)
+        (section,) = coverage_key([found]).sections
+        assert [entry.text for entry in section.entries] == said
 
 
 def test_the_report_shows_coverage_and_ledger_and_stays_short(stac: Path, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def draw_coverage(found: Sequence[Coverage], area: Geometry, title: str, attribu
     # Two rows for several epochs, each of whole epochs.
     per_epoch = max(1, len(found) // len({one.epoch for one in found}))
     first = math.ceil(len({one.epoch for one in found}) / 2) * per_epoch if len(found) > per_epoch else 0
-    sheet = arrange(rows / columns, first, len(found) - first, _key(found), texts)
+    sheet = arrange(rows / columns, first, len(found) - first, coverage_key(found), texts)
     extent: Extent = (box.left, box.right, box.bottom, box.top)
     paper = Paper(sheet, texts, extent)
     border = area.to_crs(crs, resolution=math.inf)
@@ -82,17 +82,19 @@ def _picture(one: Coverage) -> NDArray[np.uint8]:
     return image
 
 
-def _key(found: Sequence[Coverage]) -> Key:
+def coverage_key(found: Sequence[Coverage]) -> Key:
     """Steps with the share of the area that has so many."""
     heads = tuple(_short(one, found) for one in found) if len(found) <= _MOST_VALUES else ()
     starts = [start for start, _ in _STEPS]
+    most = max(n for one in found for n in one.shares)
     entries = []
     for (start, colour), end in zip(_STEPS, [*starts[1:], None], strict=True):
         shares = [sum(s for n, s in one.shares.items() if n >= start and (end is None or n < end)) for one in found]
         if not any(shares):
             continue
         values = tuple(percent(share) if share else "–" for share in shares) if heads else ()
-        entries.append(Entry(_step(start, end), swatches=(colour,), values=values))
+        said = end if end is None else min(end, most + 1)  # no "3 to 4" where nothing is seen four times
+        entries.append(Entry(_step(start, said), swatches=(colour,), values=values))
     caption = "Passes, % of the area" if heads else "Passes that see a place"
     return Key((Section(caption, tuple(entries), heads, value_width=0.62),))
 
