@@ -51,6 +51,13 @@ class Faults:
                     return kind
         return None
 
+    def refused(self, path: str, query: str, kind: Any) -> Any:
+        """Note a request that is refused without having been planned; gives the kind."""
+        with self._lock:
+            self.requests.append((path, query))
+            self.seen.append((path, kind))
+        return kind
+
 
 class FaultyHandler(RangeHandler):
     """Files of a folder, with faults."""
@@ -71,7 +78,7 @@ class FaultyHandler(RangeHandler):
 
     def _failed(self) -> bool:
         path, _, query = self.path.partition("?")
-        kind = self.faults.due(path, query)
+        kind = self._fault(path, query)
         if kind is None:
             return False
         self.close_connection = True
@@ -91,6 +98,9 @@ class FaultyHandler(RangeHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
         return True
+
+    def _fault(self, path: str, query: str) -> Any:
+        return self.faults.due(path, query)
 
     def _begin(self) -> None:
         """Half of the body that is promised."""
@@ -142,13 +152,11 @@ def serve_tokens(folder: Path, faults: Faults, uses: int) -> Iterator[tuple[str,
         def translate_path(self, path: str) -> str:
             return super().translate_path(urlsplit(path).path.removeprefix("/s2"))
 
-        def _failed(self) -> bool:
-            query = urlsplit(self.path).query
+        def _fault(self, path: str, query: str) -> Any:
             with lock:
                 left[query] = left.get(query, 0) - 1
-                if left[query] < 0:
-                    self.faults.plan("*", 403, 1)
-            return super()._failed()
+                spent = left[query] < 0
+            return self.faults.refused(path, query, 403) if spent else super()._fault(path, query)
 
     with serve(partial(Blobs, directory=str(folder), faults=faults)) as proxy, serve(Service) as tokens:
         yield proxy, tokens
