@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,9 @@ class OtherProcess:
 
 def _serve(asked: Any, make: Callable[..., Mapping[str, Callable[[], object]]], arguments: tuple[Any, ...]) -> None:
     variants = make(*arguments)
-    while True:
-        asked.send(timed(variants[asked.recv()]))
+    with suppress(EOFError):  # the other end is gone: all is measured
+        while True:
+            asked.send(timed(variants[asked.recv()]))
 
 
 def measure_alternately(
