@@ -8,8 +8,9 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from geoflow.colours import parse_colour
 from geoflow.errors import LegendError
-from geoflow.legends import BUILTIN, MAX_CODE, NODATA_CODE, Legend, LegendClass, parse_colour
+from geoflow.legends import BUILTIN, MAX_CODE, NODATA_CODE, Legend, LegendClass
 
 _REQUIRED, _OPTIONAL = ("code", "name", "colour"), ("parent", "grid_code", "alias")
 # CLC_CODE of what is no land cover class in the EEA's legend (no data, unclassified land, unclassified water), and the

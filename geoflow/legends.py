@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geoflow.colours import Colour, hex_colour, parse_colour
 from geoflow.errors import LegendError
 from geoflow.legendnames import NameIndex, plain_name
 
@@ -23,8 +24,6 @@ NODATA_CODE = 0
 
 BUILTIN = ("corine", "bigearthnet-43", "bigearthnet-19")
 """The legends that `legend` knows by name."""
-
-Colour = tuple[int, int, int]
 
 MAX_CODE = 65534
 """The largest code: 65535 marks what is unknown in the uint16 tables of `translate`."""
@@ -422,26 +421,6 @@ def translate(
     if (bad := out == unknown).any():
         raise LegendError(f"legend {name!r} does not hold {listed(np.unique(codes[bad]).tolist())}")
     return out
-
-
-def hex_colour(colour: Colour) -> str:
-    """``(230, 0, 77)`` as ``"#e6004d"``."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-def parse_colour(text: str) -> Colour:
-    """``"#e6004d"`` as ``(230, 0, 77)``.
-
-    Raises
-    ------
-    ValueError
-        If the text is not ``#`` and six hexadecimal digits.
-    """
-    digits = text.strip().removeprefix("#")
-    if len(digits) != 6 or not text.strip().startswith("#"):
-        raise ValueError(f"{text!r} is not a colour such as #e6004d")
-    red, green, blue = bytes.fromhex(digits)
-    return red, green, blue
 
 
 def listed(values: Iterable[Any], most: int = 20) -> str:

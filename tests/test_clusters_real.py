@@ -200,6 +200,7 @@ def test_a_job_on_slurm(slurm, sample, tmp_path):
     heard = [line for line in lines if "Start worker at" in line]  # a worker that is not needed may end before
     assert heard
     assert all("tls://" in line for line in heard), "batch jobs speak TLS without being told"
+    assert not any("tcp://" in line for line in lines)
     left = subprocess.run(
         ["squeue", "--noheader"], capture_output=True, text=True, env={**os.environ, **slurm}, check=True
     )

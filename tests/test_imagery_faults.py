@@ -122,7 +122,7 @@ def test_a_token_that_ends_early_is_renewed(folder: Path, clean: np.ndarray, mon
         monkeypatch.setenv("PC_SDK_SAS_URL", tokens)
         catalog = base.model_copy(update={"signing": "planetary-computer", "gdal": {"GDAL_HTTP_PROXY": proxy}})
         items = frozen(folder, catalog, "http://sentinel2l2a77.blob.core.windows.net/s2")
-        reading = Reading(fuse=False, attempts=15, timeout_s=4.0)
+        reading = Reading(fuse=False, attempts=6, timeout_s=4.0)
         cube = load_cube(items, grid(), BANDS, catalog, reading=reading, log=log)
         with dask.config.set(scheduler="synchronous"):  # readers at once would use up each other's tokens
             np.testing.assert_array_equal(cube.values, clean)
@@ -135,7 +135,7 @@ def test_a_token_that_ends_in_the_middle_of_a_composite(folder: Path, monkeypatc
     """The task signs anew: the pixels of a clean one, no scene lost, and every refusal in its account."""
     base = load_catalog("sample", str(folder / "catalog.json"))
     june = Period("june", date(2024, 6, 1), date(2024, 6, 30))
-    options = CompositeOptions((june,), BANDS, reading=Reading(attempts=15, timeout_s=4.0))
+    options = CompositeOptions((june,), BANDS, reading=Reading(attempts=6, timeout_s=4.0))
     here = CompositeWork(folder, "r0000c0000", "imagery/x", tuple(frozen(folder, base, str(folder))), base, options)
     wanted, _, _ = here._read_what_can_be_read(grid())
     # More than one file takes at a second attempt, which GDAL makes without its cache; fewer than all files take.

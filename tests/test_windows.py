@@ -206,7 +206,7 @@ def test_nets_are_judged_within_the_area_on_what_they_did_not_see(finished):
     _, out = finished
     country, model = country_of(out), gf.load_model(out / "model")
     held = {"random": HeldOut(64, 0.3, 1), "blocked": HeldOut(128, 0.3, 1)}
-    found = _confused(country, model, held["random"], held)
+    found = _confused(country, model, "random", held)
     legend, labels = country.flow.legend, country.labels.values
     random, blocked = (one.mask(labels.shape) for one in held.values())
     assert set(found) == {"random", "both"}

@@ -14,13 +14,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from geoflow.colours import Colour
 from geoflow.errors import GridError, LegendError
 from geoflow.explore.layers import geobox_of
 from geoflow.jobs.figures import CONFIDENCE_NODATA, UNCHANGED_COLOUR
 from geoflow.jobs.mapkey import text_width
 from geoflow.jobs.mapsheet import LINE, MUTED, NODATA_COLOUR, rgb, round_length
 from geoflow.jobs.quicklook import CHANGED, Extent, change_picture, colours, quicklook, true_colour
-from geoflow.legends import Colour, Legend
+from geoflow.legends import Legend
 from geoflow.store.pyramid import SHARE, SHARE_NODATA
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from geoflow.legends import Colour, hex_colour
+from geoflow.colours import Colour, hex_colour
 
 _CELL = "padding:2px 10px 2px 0;text-align:left;vertical-align:top"
 _QUIET = "opacity:.65"

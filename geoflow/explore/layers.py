@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from odc.geo.geobox import GeoBox
 
+from geoflow.colours import parse_colour
 from geoflow.errors import GridError, LegendError
 from geoflow.legendfile import TABLE
-from geoflow.legends import BUILTIN, Legend, LegendClass, legend, parse_colour
+from geoflow.legends import BUILTIN, Legend, LegendClass, legend
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
+from geoflow.colours import Colour
 from geoflow.explore import html
-from geoflow.legends import Colour
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from geoflow.legends import NODATA_CODE, Colour, Legend, translate
+from geoflow.colours import Colour
+from geoflow.legends import NODATA_CODE, Legend, translate
 
 _MOST = 254
 """The largest number of a class in a file of bytes; `geoflow.legends.translate` needs 255 for what is unknown."""

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
+from geoflow.colours import Colour
 from geoflow.exports.clip import Block, Clip, crs_of
-from geoflow.legends import Colour
 from geoflow.places import local_file
 
 if TYPE_CHECKING:

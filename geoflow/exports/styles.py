@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from geoflow.colours import Colour, hex_colour
 from geoflow.exports.tables import as_bytes
-from geoflow.legends import Colour, hex_colour
 
 _HEAD = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 _VERSION = "3.34.0-Prizren"

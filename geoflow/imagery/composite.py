@@ -136,7 +136,7 @@ class CompositeOptions:
         if self.method != "best":
             del parts["reach_m"]
         if self.percent is None:
-            parts["fused"] = "whole pixels"  # up to 0.1 before this was written, band by band
+            parts["fused"] = "whole pixels"  # once it was band by band: such outputs are made again
         parts["reading"] = {"resampling": self.reading.resampling, "fuse": self.reading.fuse}
         return {**parts, "detector": None if self.detector is None else self.detector.identity()}
 

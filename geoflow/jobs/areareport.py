@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from geoflow.legends import Legend, hex_colour
+from geoflow.colours import hex_colour
+from geoflow.legends import Legend
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from geoflow.colours import hex_colour
 from geoflow.inputs import NODATA
 from geoflow.jobs.audit import PATCH_M, Audit, Truth
 from geoflow.jobs.pages import pages
 from geoflow.learning.audit import found_share
-from geoflow.legends import hex_colour
 from geoflow.places import local_file, write_bytes
 from geoflow.store.receipts import write_json
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from geoflow.errors import JobError
 from geoflow.jobs.console import duration
 from geoflow.jobs.windows import Country, country_of
-from geoflow.jobs.work import within
+from geoflow.jobs.work import area_mask
 from geoflow.learning.samples import Block, HeldOut, cut
 
 if TYPE_CHECKING:
@@ -87,9 +87,9 @@ def leakage_report(
     pixels, trained, began = [], 0, time.monotonic()
     for seed in range(repeats):
         held = {kind: HeldOut(edge, share, seed) for kind, edge in (("random", window_px), ("blocked", block_px))}
-        for kind, own in held.items():
+        for kind in held:
             tell(f"split {seed + 1} of {repeats}, {kind}: training{_left(time.monotonic() - began, trained, repeats)}")
-            found = _matrices(country, own, held, dataclasses.replace(trained_with, seed=seed))
+            found = _matrices(country, kind, held, dataclasses.replace(trained_with, seed=seed))
             runs[kind].append(_scores(country, found[kind]))
             if shared := int(found["both"][country.flow.legend.levels[-1]].sum()):
                 same[kind].append(_scores(country, found["both"]))
@@ -123,9 +123,9 @@ def _options(country: Country, changed: Mapping[str, Any]) -> SegmenterOptions:
 
 
 def _matrices(
-    country: Country, own: HeldOut, held: Mapping[str, HeldOut], options: SegmenterOptions
+    country: Country, kind: str, held: Mapping[str, HeldOut], options: SegmenterOptions
 ) -> dict[str, dict[int, NDArray[np.int64]]]:
-    """Confusion by level of a net that was trained without ``own``, on each kind of held-out squares and on both."""
+    """Confusion by level of a net trained without one kind of squares, on these and on what both kinds hold."""
     from geoflow.learning.train import fit_segmenter
     from geoflow.modelfile import load_model, save_model
 
@@ -139,16 +139,16 @@ def _matrices(
         tuple(str(p) for p in country.reflectance["period"].values),
         options,
         encoder=encoder,
-        held_out=own,
+        held_out=held[kind],
         border_m=country.border_m,
     )
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), trained)
-        return _confused(country, load_model(Path(folder)), own, held)
+        return _confused(country, load_model(Path(folder)), kind, held)
 
 
 def _confused(
-    country: Country, model: LoadedModel, own: HeldOut, held: Mapping[str, HeldOut]
+    country: Country, model: LoadedModel, kind: str, held: Mapping[str, HeldOut]
 ) -> dict[str, dict[int, NDArray[np.int64]]]:
     """Square by square, so that a country need not fit into memory; large ones, because a map of a square runs the
     windows over its border too."""
@@ -156,15 +156,14 @@ def _confused(
     from geoflow.mapping.predict import MapOptions, predict_region
 
     legend, flow = country.flow.legend, country.flow
-    kind_of_own = next(kind for kind, one in held.items() if one == own)
     found = {
-        kind: {level: np.zeros((len(legend.codes(level)),) * 2, np.int64) for level in legend.levels}
-        for kind in (kind_of_own, "both")
+        ground: {level: np.zeros((len(legend.codes(level)),) * 2, np.int64) for level in legend.levels}
+        for ground in (kind, "both")
     }
     for square in cut(flow.grid.shape, _SQUARE_PX):
-        inside = within(flow.border, str(flow.area.crs), flow.grid.geobox[square.y, square.x])
-        masks = {kind: one.mask(flow.grid.shape, square.y, square.x) & inside for kind, one in held.items()}
-        part = _box_of(masks[kind_of_own], square)
+        inside = area_mask(flow.border, str(flow.area.crs), flow.grid.geobox[square.y, square.x])
+        masks = {name: one.mask(flow.grid.shape, square.y, square.x) & inside for name, one in held.items()}
+        part = _box_of(masks[kind], square)
         if part is None:
             continue
         # Torch, in the precision that the machine has: each net is used once, and OpenVINO first compiles it.
@@ -172,13 +171,13 @@ def _confused(
         mapped = mapped.compute(scheduler="threads")
         true = country.labels.isel(y=part.y, x=part.x).values
         inner = _within_square(part, square)
-        wheres = {kind_of_own: masks[kind_of_own][inner], "both": np.logical_and(*masks.values())[inner]}
+        wheres = {kind: masks[kind][inner], "both": np.logical_and(*masks.values())[inner]}
         for level in legend.levels:
             codes: NDArray[Any] = mapped[f"level{level}"].values
             labels = legend.to_level(true, level)
-            for kind, where in wheres.items():
+            for ground, where in wheres.items():
                 known = where & (true != 0) & (codes != 0)
-                found[kind][level] += confusion(labels[known], codes[known], legend.codes(level))
+                found[ground][level] += confusion(labels[known], codes[known], legend.codes(level))
     return found
 
 

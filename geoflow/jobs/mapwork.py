@@ -109,7 +109,7 @@ class PredictWork(TileWork):
         options = MapOptions(self.engine, self.probabilities, None if self.scratch is None else str(self.scratch))
         arrays = computed(predict_region(imagery["reflectance"], model, tile.y, tile.x, options))
         arrays["clear"] = self._clear(imagery, model.card, tile)
-        inside = area_mask(self.border, self.border_crs, tile)
+        inside = area_mask(self.border, self.border_crs, tile.geobox)
         for name, values in arrays.items():
             values[..., ~inside] = MAP_NODATA.get(name, 0)
         done = written(store, self.group, tile, arrays, self._facts(arrays, inside))

@@ -332,7 +332,7 @@ def segmentation(flow: Flow, models: Mapping[int, LoadedModel], stored: bool) ->
     pixels = nested = 0
     for tile in flow.tiles:
         true = labels.isel(tile.region).values
-        where = (true != 0) & area_mask(flow.border, str(flow.area.crs), tile)  # as the maps of a run end there
+        where = (true != 0) & area_mask(flow.border, str(flow.area.crs), tile.geobox)  # as the maps of a run end there
         if _holds_out(flow):
             where &= flow.held_out.mask(flow.grid.shape, tile.y, tile.x)
         if not where.any():

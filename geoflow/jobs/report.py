@@ -16,10 +16,11 @@ from typing import Any
 
 import yaml
 
+from geoflow.colours import hex_colour
 from geoflow.jobs.areareport import area_rows, change_matrix, zone_tables
 from geoflow.jobs.pages import pages
 from geoflow.jobs.scenereport import coverage_rows, ledger_facts, shown_config
-from geoflow.legends import Legend, hex_colour
+from geoflow.legends import Legend
 from geoflow.places import write_bytes
 
 TOP_TRANSITIONS = 15

@@ -97,13 +97,8 @@ class LabelWork(TileWork):
         return written(store, self.group, tile, {**arrays, "border_m": found.border_m}, content)
 
 
-def area_mask(border: bytes, crs: str, tile: Tile) -> NDArray[np.bool_]:
-    """Which pixels of a tile have their centre within the area (WKB, in ``crs``); dims (y, x)."""
-    return within(border, crs, tile.geobox)
-
-
-def within(border: bytes, crs: str, geobox: GeoBox) -> NDArray[np.bool_]:
-    """As `area_mask`, for any GeoBox."""
+def area_mask(border: bytes, crs: str, geobox: GeoBox) -> NDArray[np.bool_]:
+    """Which pixels have their centre within the area (WKB, in ``crs``); dims (y, x)."""
     import shapely
     from odc.geo.geom import Geometry
     from rasterio.features import geometry_mask

@@ -345,17 +345,12 @@ def tally_block(codes: dict[int, NDArray[Any]], pixels: PixelAreas, origin: tupl
     level, dims (y, x), 0 nodata."""
     shape = next(iter(codes.values())).shape
     y, x = (slice(start, start + size) for start, size in zip(origin, shape, strict=True))
-    pixel_m2 = pixels.at(y, x)
+    pixel_m2 = np.broadcast_to(pixels.at(y, x), shape).ravel()
     tally: Tally = Counter()
     for zone, piece in pieces:
-        cells, fractions = (slice(None), None) if piece is None else _covered(piece, pixels.bounds(y, x), shape)
-        if pixel_m2.size == 1:  # counting is quicker than adding up
-            weights, unit = fractions, pixel_m2.item()
-        else:
-            each = np.broadcast_to(pixel_m2, shape).ravel()[cells]
-            weights, unit = (each if fractions is None else each * fractions), 1.0
+        cells, fractions = (slice(None), 1.0) if piece is None else _covered(piece, pixels.bounds(y, x), shape)
         for level, values in codes.items():
-            sums = np.bincount(values.ravel()[cells], weights, minlength=NODATA_CODE + 1) * unit
+            sums = np.bincount(values.ravel()[cells], pixel_m2[cells] * fractions, minlength=NODATA_CODE + 1)
             sums[NODATA_CODE] = 0
             if not np.isfinite(sums).all():
                 raise GridError(f"level{level} has classes beyond the area where its CRS is defined")

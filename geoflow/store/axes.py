@@ -8,13 +8,11 @@ import numpy as np
 import zarr
 from odc.geo.geobox import GeoBox
 from odc.geo.xr import xr_coords
-from zarr.codecs import ZstdCodec
+
+from geoflow.store.conventions import COMPRESSOR
 
 if TYPE_CHECKING:
     import xarray as xr
-
-COMPRESSOR = ZstdCodec(level=1, checksum=True)
-"""Codec of every array. The checksum in each frame finds flipped bits on reading; GDAL has no crc32c codec."""
 
 _STANDARD_NAMES = {"y": "projection_y_coordinate", "x": "projection_x_coordinate"}
 

@@ -1,4 +1,4 @@
-"""Attributes by which readers that know nothing of geoflow find CRS, place and overviews of a store.
+"""What all arrays of a store have alike: their codec, and attributes that say CRS, place and overviews to any reader.
 
 The GeoZarr conventions ``spatial:``, ``proj:`` and ``multiscales`` (https://github.com/zarr-conventions), beside CF's
 ``grid_mapping``. A convention is named by its UUID alone: the addresses of its text change with each of its versions,
@@ -11,8 +11,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from odc.geo.crs import CRS
+from zarr.codecs import ZstdCodec
 
 from geoflow.grid import Grid
+
+COMPRESSOR = ZstdCodec(level=1, checksum=True)
+"""Codec of every array. The checksum in each frame finds flipped bits on reading; GDAL has no crc32c codec."""
 
 SPATIAL = {"uuid": "689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "description": "Spatial coordinate information"}
 PROJ = {

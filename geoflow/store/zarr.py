@@ -23,8 +23,8 @@ from geoflow.errors import StoreError
 from geoflow.grid import Grid, Tile
 from geoflow.places import entries, zarr_store
 from geoflow.stopwatch import WRITE, spending
-from geoflow.store.axes import COMPRESSOR, ensure_axes
-from geoflow.store.conventions import place_attributes
+from geoflow.store.axes import ensure_axes
+from geoflow.store.conventions import COMPRESSOR, place_attributes
 
 if TYPE_CHECKING:
     import xarray as xr

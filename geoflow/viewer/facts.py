@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from geoflow.colours import hex_colour
 from geoflow.errors import GeoflowError, StoreError
-from geoflow.legends import Legend, hex_colour, legend
+from geoflow.legends import Legend, legend
 from geoflow.places import failures, place, read_bytes
 from geoflow.redact import redact
 from geoflow.store.seal import read_seal
