@@ -25,6 +25,7 @@ from typing import Any, cast
 from urllib.parse import urlparse
 
 from geoflow.errors import StoreError
+from geoflow.extras import how_to_install
 
 SCHEME = "s3://"
 
@@ -74,7 +75,7 @@ def place(path: Any) -> Path:
         import s3fs  # noqa: F401
         from upath import UPath
     except ImportError:
-        raise StoreError(f"{text} needs s3fs and universal-pathlib: pip install 'geoflow[s3]'") from None
+        raise StoreError(f"{text} needs s3fs and universal-pathlib: {how_to_install('s3')}") from None
     return cast(Path, UPath(text.rstrip("/"), **_options()))
 
 

@@ -24,11 +24,11 @@ from geoflow.inputs import NODATA
 from geoflow.sample.signatures import BANDS
 
 s2cloudless = pytest.mark.skipif(
-    importlib.util.find_spec("s2cloudless") is None, reason="s2cloudless is not installed: pip install geoflow[clouds]"
+    importlib.util.find_spec("s2cloudless") is None, reason="s2cloudless is not installed (the extra clouds)"
 )
 omnicloudmask = pytest.mark.skipif(
     importlib.util.find_spec("omnicloudmask") is None,
-    reason="omnicloudmask is not installed: pip install geoflow[clouds]",
+    reason="omnicloudmask is not installed (the extra clouds)",
 )
 
 

@@ -110,3 +110,25 @@ def test_a_wheel_holds_all_that_geoflow_reads(tmp_path):
     assert {p.as_posix() for p in data if "vendor" not in p.parts} <= there
     assert {f"geoflow/catalogs/{p.name}" for p in (ROOT / "catalogs").glob("*.yaml")} <= there
     assert "geoflow/jobs/quickstart.yaml" in there
+
+
+def test_nobody_is_told_to_install_geoflow_by_name():
+    """The public index holds another project of that name: packages are named, or the repository is."""
+    by_name = re.compile(r"""(?<![./\w])geoflow\[\w+\]|pip3? install [^\n`)]*(?<![./\w'-])geoflow(?![\w/.-])""")
+    assert by_name.search("pip install 'geoflow[s3]'")
+    assert by_name.search("pip install --upgrade geoflow")
+    folders = [ROOT / "geoflow", ROOT / "jobs", ROOT / "docs", ROOT / "README.md"]
+    files = [f for folder in folders for f in (folder.rglob("*") if folder.is_dir() else [folder])]
+    texts = {f: f.read_text() for f in files if f.suffix in {".py", ".md", ".yaml", ".json", ".j2", ".ipynb"}}
+    assert {str(f): match[0] for f, text in texts.items() if (match := by_name.search(text))} == {}
+
+
+def test_errors_name_the_packages_of_an_extra(monkeypatch):
+    from importlib import metadata
+
+    from geoflow.extras import how_to_install
+
+    listed = ["numpy>=2", "a-b>=1.2 ; extra == 'x'", "c ; extra == 'x' and python_version > '3'", "d ; extra == 'y'"]
+    monkeypatch.setattr(metadata, "requires", lambda name: listed)
+    assert how_to_install("x") == "pip install 'a-b>=1.2' c"
+    assert how_to_install("none") == "pip install '.[none]' in the repository"

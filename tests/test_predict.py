@@ -352,7 +352,7 @@ def test_an_engine_must_say_what_float32_says(cube: xr.DataArray, model: LoadedM
 
 
 def test_openvino_makes_the_same_map(cube: xr.DataArray, model: LoadedModel) -> None:
-    pytest.importorskip("openvino", reason="OpenVINO is an extra: pip install 'geoflow[openvino]'")
+    pytest.importorskip("openvino", reason="OpenVINO is an extra, openvino")
     found = predict(cube, model, MapOptions(engine="openvino-fp32", probabilities=True)).compute()
     exact = predict(cube, model, MapOptions(engine="torch-fp32", probabilities=True)).compute()
     assert (found["level3"] == exact["level3"]).mean() > 0.999

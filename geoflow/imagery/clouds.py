@@ -2,7 +2,7 @@
 
 A detector sees reflectance on a coarse lattice that is fixed to the CRS, window by window where it looks at
 surroundings, so that what it finds at a place does not depend on the tile that asks. Its libraries and weights are
-optional: ``pip install geoflow[clouds]``. Nothing is downloaded.
+optional: the extra ``clouds``. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 
 from geoflow.errors import CatalogError
+from geoflow.extras import how_to_install
 from geoflow.inputs import NODATA
 
 DetectorName = Literal["s2cloudless", "omnicloudmask"]
@@ -130,7 +131,7 @@ def find_detector(name: str, weights: Path | None = None, threshold: float = 0.4
     if missing := [module for module in needed if importlib.util.find_spec(module) is None]:
         raise CatalogError(
             f"cloud detector {name} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            "installed: pip install 'geoflow[clouds]'"
+            f"installed: {how_to_install('clouds')}"
         )
     files = _s2cloudless_file(weights) if name == "s2cloudless" else _omnicloudmask_files(weights)
     return DetectorOptions(name, threshold, files, _sha256(files))  # type: ignore[arg-type]

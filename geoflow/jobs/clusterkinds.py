@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from geoflow.errors import ClusterError
+from geoflow.extras import how_to_install
 from geoflow.jobs import clusterfile as kinds
 from geoflow.jobs.clustersafety import require_safe_start, security_of
 
@@ -132,7 +133,7 @@ def _import(module: str, extra: str, kind: str) -> Any:
     except ImportError as error:
         raise ClusterError(
             f"kind {kind} needs the package {module.partition('.')[0].replace('_', '-')}: "
-            f"pip install 'geoflow[{extra}]' ({error})"
+            f"{how_to_install(extra)} ({error})"
         ) from None
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from geoflow.errors import ClusterError
+from geoflow.extras import how_to_install
 from geoflow.jobs import clusterfile as kinds
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def security_of(cluster: kinds.Cluster) -> Security | None:
         except ImportError as error:
             raise ClusterError(
                 f"kind {cluster.kind} makes its own certificates, which needs the package cryptography: "
-                f"pip install 'geoflow[slurm]' ({error})"
+                f"{how_to_install('slurm')} ({error})"
             ) from None
     return None
 

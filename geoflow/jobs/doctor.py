@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import queue
+import shlex
 import shutil
 import sys
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from geoflow.errors import GeoflowError
+from geoflow.extras import how_to_install
 from geoflow.jobs.doctorcluster import examine_cluster
 
 if TYPE_CHECKING:
@@ -124,6 +126,7 @@ def _packages() -> Iterator[Finding]:
         yield Finding("packages", "yellow", f"geoflow {__version__}, not installed", "pip install -e .")
         return
     wrong: list[str] = []
+    again: list[str] = []
     extras: dict[str, bool] = {}
     for requirement in wanted:
         extra = next((e for e in ("slurm", "kubernetes", "gateway", "ssh", "s3", "openvino", "icechunk", "clouds")
@@ -136,8 +139,10 @@ def _packages() -> Iterator[Finding]:
             extras[extra] = extras.get(extra, True) and fits
         elif not fits:
             wrong.append(f"{requirement.name} {requirement.specifier} (here: {held or 'not installed'})")
+            again.append(f"{requirement.name}{requirement.specifier}")
     if wrong:
-        yield Finding("packages", "red", f"missing or too old: {', '.join(wrong)}", "pip install --upgrade geoflow")
+        fix = f"pip install --upgrade {shlex.join(again)}"
+        yield Finding("packages", "red", f"missing or too old: {', '.join(wrong)}", fix)
         return
     there = ", ".join(extra for extra, fits in extras.items() if fits) or "none"
     yield Finding("packages", "green", f"geoflow {__version__} and all that it needs; extras: {there}")
@@ -212,7 +217,7 @@ def _processor() -> Iterator[Finding]:
     found = f"{_cores()} of {os.cpu_count()} cores, {', '.join(fast) or 'no AMX, AVX-512 or AVX2'}"
     if "AMX" in fast and _version_of("openvino") is None:
         yield Finding(
-            "processor", "yellow", found, "nets run twice as fast with OpenVINO: pip install 'geoflow[openvino]'"
+            "processor", "yellow", found, f"nets run twice as fast with OpenVINO: {how_to_install('openvino')}"
         )
     elif not fast and platform.machine() == "x86_64":
         yield Finding("processor", "yellow", found, "nets will be slow: map on a newer machine, or on a GPU")

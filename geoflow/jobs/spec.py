@@ -140,7 +140,7 @@ class Imagery(Section):
     )
     cloud_detector: Literal["s2cloudless", "omnicloudmask"] | None = Field(
         None,
-        description="finds clouds beside the SCL; needs `pip install geoflow[clouds]` and, see imagery.md, weights",
+        description="finds clouds beside the SCL; needs its package of that name and, see imagery.md, weights",
     )
     cloud_weights: Place | None = Field(None, description="file (s2cloudless) or folder (omnicloudmask) of its weights")
     cloud_threshold: float = Field(0.4, gt=0, lt=1, description="least probability of a cloud, for s2cloudless")

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoflow.errors import ModelError
+from geoflow.extras import how_to_install
 from geoflow.inputs import NODATA
 from geoflow.mapping.netpool import net_pool, worker_threads
 
@@ -85,7 +86,7 @@ def candidates(wanted: str) -> list[str]:
     native = "torch-fp16" if compute.device == "cuda" else "torch-bf16" if compute.bf16 else REFERENCE
     installed = importlib.util.find_spec("openvino") is not None
     if wanted.startswith("openvino") and not installed:
-        raise ModelError(f"engine {wanted!r} needs OpenVINO: pip install 'geoflow[openvino]'")
+        raise ModelError(f"engine {wanted!r} needs OpenVINO: {how_to_install('openvino')}")
     if wanted == "openvino":
         return ["openvino-bf16" if compute.bf16 else "openvino-fp32"]
     if wanted in ENGINES:
