@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from geoflow.errors import ClusterError
+from geoflow.extras import how_to_install
 from geoflow.jobs import clusterfile as kinds
 from geoflow.jobs.clusterkinds import WORKER_ENVIRONMENT, fitting_workers, kubernetes_spec, queue_options, start
 from geoflow.jobs.clusters import Needs, connect, where
@@ -283,7 +285,7 @@ def test_what_kubernetes_is_told():
 )
 def test_a_missing_package_is_named_with_its_extra(module, extra, values, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)  # as Python marks what it cannot import
-    with pytest.raises(ClusterError, match=rf"pip install 'geoflow\[{extra}\]'"):
+    with pytest.raises(ClusterError, match=re.escape(f": {how_to_install(extra)} (import of")):
         start(kinds.parse_cluster(values), Needs())
 
 
