@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from geoflow.errors import GeoflowError, JobError
+from geoflow.errors import GeoflowError, JobError, StoreError
 from geoflow.jobs.estimate import bytes_to_write
 from geoflow.jobs.jobfile import check_inputs_exist
 from geoflow.jobs.scenediff import tell_changes
@@ -35,6 +35,7 @@ def check_job(flow: Flow, console: Console) -> None:
     for check in checks_of(flow, console):
         check.look()
     check_writable(flow.out)
+    _check_repository(flow, ask=True)
     if flow.job.imagery is not None:
         _ = flow.composite_options
         with console.waiting("searching for scenes"):
@@ -90,7 +91,25 @@ def checks_of(flow: Flow, console: Console) -> list[Check]:
             zones = Zones(name, section.zones, section.zone_column)
             needs = (f"{name}.zones", f"{name}.zone_column", "area", "grid")
             found.append(Check(needs[0], needs, partial(_check_zones, flow, zones)))
+    if job.publish is not None and job.publish.icechunk is not None:
+        found.append(Check("publish.icechunk", ("publish.icechunk",), lambda: _check_repository(flow)))
     return found
+
+
+def _check_repository(flow: Flow, ask: bool = False) -> None:
+    """Of a repository in an object store only with ``ask``."""
+    from geoflow.store.repository import check_holds_nothing_else, check_repository
+
+    path = None if flow.job.publish is None else flow.job.publish.icechunk
+    if path is None:
+        return
+    try:
+        check_repository(path, flow.out)
+        if ask and is_remote(path):
+            _check_bucket(path, "publish.icechunk")
+            check_holds_nothing_else(path)
+    except StoreError as error:
+        raise JobError(f"publish.icechunk: {error}") from None
 
 
 def _check_zones(flow: Flow, zones: Zones) -> None:
@@ -219,14 +238,14 @@ def check_writable(folder: Path) -> None:
         raise JobError(f"--out {folder}: no permission to write there")
 
 
-def _check_bucket(folder: Path) -> None:
+def _check_bucket(folder: Path, key: str = "--out") -> None:
     probe = folder / ".geoflow-can-write"
     try:
         write_bytes(probe, b"")
         remove(probe)
     except failures() as error:
         told = " ".join(str(error).split())
-        raise JobError(f"--out {folder}: cannot be written to: {told}; is the bucket there, and yours?") from None
+        raise JobError(f"{key} {folder}: cannot be written to: {told}; is the bucket there, and yours?") from None
 
 
 def check_disk(flow: Flow) -> None:

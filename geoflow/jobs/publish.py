@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from geoflow.jobs.console import Console
     from geoflow.jobs.flow import Flow
+    from geoflow.jobs.run import Run
 
 
 def publish(flow: Flow, summary: dict[str, Any], worked: bool, console: Console) -> None:
@@ -41,6 +42,21 @@ def publish(flow: Flow, summary: dict[str, Any], worked: bool, console: Console)
         if "coverage" in wanted:
             write_search_files(flow)
         write_report(summary, wanted, report, flow.legend)
+
+
+def commit(run: Run) -> None:
+    """Commit the sealed store to the icechunk repository of the job, if it names one and something differs."""
+    section = run.flow.job.publish
+    if section is None or section.icechunk is None:
+        return
+    from geoflow.store.repository import commit_output
+
+    with run.console.waiting("committing to the icechunk repository"):
+        made = commit_output(run.flow.out, section.icechunk, run.lease.run, run.flow.job.name)
+    if made is None:
+        run.say(f"{section.icechunk} holds this version already")
+    else:
+        run.say(f"{section.icechunk} has snapshot {made.snapshot}: {made.written} keys new, {made.removed} gone")
 
 
 def _figures(flow: Flow) -> dict[str, Path]:

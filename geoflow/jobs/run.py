@@ -21,7 +21,7 @@ from geoflow.jobs.lease import Lease
 from geoflow.jobs.order import Order
 from geoflow.jobs.outcome import Outcome, split_finished
 from geoflow.jobs.patience import Patience, Watch
-from geoflow.jobs.publish import publish
+from geoflow.jobs.publish import commit, publish
 from geoflow.jobs.records import Record, Recorder, create_record, new_id
 from geoflow.jobs.runner import run_tasks
 from geoflow.jobs.sealing import close_seal, open_seal, verify_made
@@ -172,6 +172,7 @@ def _run_stages(run: Run, cluster: str | None) -> dict[str, Any]:
         flow.store.describe(store_attributes(flow.job, summary["attribution"]))
         publish(flow, summary, worked=run.worked, console=console)
         close_seal(run)
+        commit(run)
     return summary
 
 

@@ -352,6 +352,11 @@ class Publish(Section):
         None, description="polygons, in any CRS, for areas in each of them; by default those of change.zones"
     )
     zone_column: str | None = Field(None, description="column with the names of the zones; their number without")
+    icechunk: Place | None = Field(
+        None,
+        description="an icechunk repository, a folder or `s3://`, that gets one commit a complete run; see "
+        "[how-to/icechunk.md](how-to/icechunk.md)",
+    )
 
 
 class Job(Section):
