@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -213,13 +212,14 @@ def _tell_state(shown: Screen, record: Record, state: str, told: str) -> None:
     shown.last(f"Run {record.id} {told}")
 
 
-def drive(folder: Annotated[Path, typer.Argument(metavar="FOLDER")]) -> None:
+def drive(folder: Annotated[str, typer.Argument(metavar="FOLDER")]) -> None:
     """Run what was submitted; drivers call it."""
     from geoflow.jobs.submit import drive as run
+    from geoflow.places import place
 
     end_on_termination()
     try:
-        summary = run(folder)
+        summary = run(place(folder))
     except KeyboardInterrupt:
         typer.echo("Interrupted; what is done is kept.")
         raise typer.Exit(130) from None

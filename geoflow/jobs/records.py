@@ -1,8 +1,9 @@
 """Records of runs: what any shell can ask about a run, whoever started it and wherever it is.
 
 ``OUT/runs/<id>/run.json`` is the record, written by the run itself as it goes on; ``log.txt`` beside it is what a
-detached run prints, and a file ``cancel`` is the wish that it stop. A list of this user's runs is kept apart from the
-outputs, in ``$XDG_STATE_HOME/geoflow/runs``, so that an id alone is enough to find one.
+detached run prints (of an output in an object store it lies in ``$XDG_STATE_HOME/geoflow/logs/<id>``), and a file
+``cancel`` is the wish that it stop. A list of this user's runs is kept apart from the outputs, in
+``$XDG_STATE_HOME/geoflow/runs``, so that an id alone is enough to find one.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from geoflow.errors import JobError, RunCancelled, StoreError
 from geoflow.jobs.lease import holder_of
 from geoflow.jobs.order import Order
 from geoflow.jobs.outcome import Outcome
-from geoflow.places import entries, failures, make_folder, place, read_bytes, write_bytes
+from geoflow.places import entries, failures, is_remote, make_folder, place, read_bytes, write_bytes
 from geoflow.redact import redact, redact_all
 from geoflow.store.receipts import write_json
 
@@ -92,8 +93,16 @@ class Record:
 
     @property
     def log(self) -> Path:
-        """What it prints, if it is detached."""
-        return self.folder / "log.txt"
+        """What it prints, if it is detached: a file beside the record, or where an object store holds that, one of
+        the machine that `log_host` names.
+        """
+        kept = self.content.get("log")
+        return self.folder / "log.txt" if kept is None else Path(kept)
+
+    @property
+    def log_host(self) -> str | None:
+        """The machine whose disk holds the log, if it does not lie beside the record."""
+        return self.content.get("log_host")
 
     def read_again(self) -> Record:
         """The record as it is now."""
@@ -131,6 +140,8 @@ def create_record(order: Order, driver: str, run: str | None = None) -> Record:
         "stages": {},
         "news": [],
     } | _told(order)
+    if is_remote(folder) and driver in ("process", "slurm"):
+        content |= {"log": str(log_folder(run) / "log.txt"), "log_host": socket.gethostname()}
     write_json(folder / "run.json", content)
     _remember(run, order.out)
     return Record(folder, content)
@@ -209,6 +220,11 @@ def state_folder() -> Path:
     """Where this user's runs are remembered."""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "state") / "geoflow" / "runs"
+
+
+def log_folder(run: str) -> Path:
+    """Where a detached run keeps what it prints, and its script, if its output lies in an object store."""
+    return state_folder().parent.absolute() / "logs" / run
 
 
 def _remember(run: str, out: Path) -> None:

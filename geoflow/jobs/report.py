@@ -307,7 +307,7 @@ def _is_path(text: str) -> bool:
 
 def _short(text: str, root: Path) -> str:
     file = PurePosixPath(text.removeprefix("file://"))
-    for folder in {PurePosixPath(root), PurePosixPath(root.resolve())}:
+    for folder in {PurePosixPath(str(root)), PurePosixPath(str(root.resolve()))}:
         if folder.is_absolute() and file.is_relative_to(folder):
             return file.relative_to(folder).as_posix()
     parts = file.parts[1:]

@@ -20,7 +20,7 @@ from geoflow.jobs.lease import RENEW_S, STALE_S, holder_of
 from geoflow.jobs.order import Order
 from geoflow.jobs.records import ENDED, Record, Recorder, create_record, find_record, read_record, wish_to_cancel
 from geoflow.jobs.runner import scheduler_address
-from geoflow.places import is_remote
+from geoflow.places import place
 from geoflow.redact import redact
 
 if TYPE_CHECKING:
@@ -143,11 +143,6 @@ def submit_order(order: Order, driver: Driver | None = None, client: Client | No
     from geoflow.jobs.jobfile import check_inputs_exist
 
     target = where(order.cluster)
-    if is_remote(order.out):
-        raise JobError(
-            f"--out {order.out}: a submitted run prints into a file beside its output, which an object store does not "
-            "take; start `geoflow run` itself where it may stay (tmux, sbatch, a pod)"
-        )
     check_inputs_exist(order.job)
     check_writable(order.out)
     found = holder_of(order.out)
@@ -158,6 +153,7 @@ def submit_order(order: Order, driver: Driver | None = None, client: Client | No
     if driver == "cluster" and client is None and order.cluster in (None, "local", "threads", "cuda"):
         raise ClusterError("--driver cluster: name a scheduler that runs anyway (--cluster tls://HOST:PORT)")
     record = create_record(order, driver)
+    _make_log_folder(record)
     _ = record.order  # can be read again by whoever drives it
     try:
         if driver == "process":
@@ -170,6 +166,17 @@ def submit_order(order: Order, driver: Driver | None = None, client: Client | No
         Recorder(record).state("failed", error=redact(str(error)))
         raise
     return SubmittedRun(record)
+
+
+def _make_log_folder(record: Record) -> None:
+    if record.log_host is None:
+        return
+    try:
+        record.log.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        told = f"{record.log.parent}, where its log would lie, cannot be made: {error.strerror}; set XDG_STATE_HOME"
+        Recorder(record).state("failed", error=told)
+        raise JobError(f"--out {record.out}: {told}") from None
 
 
 def drive(folder: Path) -> dict[str, Any]:
@@ -200,7 +207,7 @@ def _start_process(record: Record) -> None:
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            cwd=record.folder,
+            cwd=record.log.parent,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
 
@@ -216,7 +223,7 @@ def _start_slurm(record: Record, target: Any) -> None:
     for option, value in (("partition", getattr(target, "queue", None)), ("account", getattr(target, "account", None))):
         lines += [f"#SBATCH --{option}={value}"] if value else []
     lines += [*getattr(target, "setup", ()), "export PYTHONUNBUFFERED=1", "exec " + shlex.join(_command(record))]
-    script = record.folder / "driver.sh"
+    script = record.log.parent / "driver.sh"
     script.write_text("\n".join(lines) + "\n", encoding="utf-8")
     try:
         done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
@@ -268,7 +275,7 @@ def _drive_on_worker(folder: str) -> None:
     worker = get_worker()
     # It waits for tasks more than it works: its place is for them.
     secede()
-    record = read_record(Path(folder))
+    record = read_record(place(folder))
     if record.content["state"] in ENDED:
         return
     order = replace(record.order, cluster=worker.scheduler.address)
@@ -336,22 +343,34 @@ def resume(word: str, driver: Driver | None = None) -> SubmittedRun:
 
 
 def read_log(record: Record) -> str:
-    """What a detached run has printed so far."""
+    """What a detached run has printed so far; on another machine than its log's, where that lies."""
+    return _printed(record) or _elsewhere(record)
+
+
+def _printed(record: Record) -> str:
     try:
         return record.log.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return ""
 
 
+def _elsewhere(record: Record) -> str:
+    if record.log_host in (None, socket.gethostname()) or record.log.exists():
+        return ""
+    return f"run {record.id} prints into {record.log} on {record.log_host}\n"
+
+
 def follow_log(record: Record, every_s: float = 0.5) -> Iterator[str]:
     """What a detached run prints, as it comes, until it ends."""
-    place = 0
+    shown = 0
+    if hint := _elsewhere(record):
+        yield hint
     while True:
         state = record.read_again().state
-        text = read_log(record)
-        if len(text) > place:
-            yield text[place:]
-            place = len(text)
+        text = _printed(record)
+        if len(text) > shown:
+            yield text[shown:]
+            shown = len(text)
         if state in (*ENDED, "lost"):
             return
         time.sleep(every_s)
