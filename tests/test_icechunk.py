@@ -150,9 +150,12 @@ repository.commit_output(Path(sys.argv[1]), Path(sys.argv[2]), "run-2", "tiny")
     assert committed(repository) == stored(out) != before
 
 
-def test_an_output_that_is_not_sealed_is_not_committed(out, tmp_path):
+def test_an_output_that_is_not_sealed_or_a_part_is_not_committed(out, tmp_path):
     read_seal(out).reopened().write(out)
     with pytest.raises(StoreError, match="not the output of a complete run"):
+        commit_output(out, tmp_path / "repository", "run-1", "tiny")
+    dataclasses.replace(read_seal(out), complete=True, limit=2).write(out)
+    with pytest.raises(StoreError, match="only the first 2 tiles"):
         commit_output(out, tmp_path / "repository", "run-1", "tiny")
     assert not (tmp_path / "repository").exists()
 

@@ -49,6 +49,9 @@ def commit(run: Run) -> None:
     section = run.flow.job.publish
     if section is None or section.icechunk is None:
         return
+    if run.flow.limit is not None:
+        run.say(f"{section.icechunk} takes whole maps only: nothing of a run with --limit is committed")
+        return
     from geoflow.store.repository import commit_output
 
     with run.console.waiting("committing to the icechunk repository"):

@@ -102,7 +102,7 @@ def commit_output(out: Path, repository: Path, run: str, job: str) -> Commit | N
     Raises
     ------
     StoreError
-        If the output is not sealed, or the repository cannot be opened or written.
+        If the output is not sealed, is a part (``--limit``), or the repository cannot be opened or written.
     """
     import icechunk
 
@@ -111,6 +111,8 @@ def commit_output(out: Path, repository: Path, run: str, job: str) -> Commit | N
     seal, sealed = read_seal(out), read_sealed(out / SEAL)
     if seal is None or sealed is None or not seal.complete:
         raise StoreError(f"{out} is not the output of a complete run; only such a one is committed")
+    if seal.limit is not None:
+        raise StoreError(f"{out} holds only the first {seal.limit} tiles; a version is a whole map")
     content = digest(seal.tasks, {name: said for name, said in seal.files.items() if name.startswith(f"{STORE}/")})
     facts = {"run": run, "job": job, "geoflow": __version__, "seal": sealed[CHECKSUM], "content": content}
     try:
