@@ -35,6 +35,22 @@ def serve_s3() -> Iterator[dict[str, str]]:
             server.terminate()
 
 
+@contextmanager
+def s3_bucket() -> Iterator[str]:
+    """The name of an empty bucket of such a server, which all clients of this process find by the environment."""
+    import s3fs
+
+    with serve_s3() as environment, pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
+            patch.delenv(name, raising=False)
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("output")
+        yield "output"
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
 def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and server.poll() is None:

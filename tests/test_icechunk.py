@@ -18,7 +18,7 @@ import icechunk
 import pytest
 import xarray as xr
 import yaml
-from s3_server import serve_s3
+from s3_server import s3_bucket
 
 import geoflow as gf
 from geoflow.errors import JobError, StoreError
@@ -183,17 +183,8 @@ def test_mistakes_are_told_before_work(finished, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    import s3fs
-
-    with serve_s3() as environment, pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
-            patch.delenv(name, raising=False)
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("output")
-        yield "output"
-        s3fs.S3FileSystem.clear_instance_cache()
+    with s3_bucket() as name:
+        yield name
 
 
 def test_a_repository_in_a_bucket(out, bucket):

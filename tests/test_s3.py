@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from s3_server import SECRET, serve_s3, upload
+from s3_server import SECRET, s3_bucket, upload
 from typer.testing import CliRunner
 
 import geoflow as gf
@@ -22,17 +22,8 @@ from geoflow.store.receipts import Receipts
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[None]:
-    import s3fs
-
-    with serve_s3() as environment, pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
-            patch.delenv(name, raising=False)
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("output")
+    with s3_bucket():
         yield
-        s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from s3_server import serve_s3
+from s3_server import s3_bucket
 
 import geoflow as gf
 from geoflow.errors import JobError
@@ -28,17 +28,8 @@ ONLY_IMAGERY = ("labels", *ONLY_LABELS[1:])
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[None]:
-    import s3fs
-
-    with serve_s3() as environment, pytest.MonkeyPatch.context() as patch:
-        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
-            patch.delenv(name, raising=False)
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("output")
+    with s3_bucket():
         yield
-        s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(autouse=True)
