@@ -151,7 +151,8 @@ def test_ranks_take_their_part_of_the_same_patches(count: int, chunk: int, at_on
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_shared_layers_see_the_whole_batch(dtype: torch.dtype) -> None:
     """Outputs, gradients and running statistics of a net over two ranks are those over one."""
-
+    # The bias before a batch norm has a gradient of zero but for rounding, and how much that is hangs on the weights.
+    torch.manual_seed(2)
     layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)]
     net = nn.Sequential(*layers, nn.Conv2d(8, 2, 1)).to(memory_format=torch.channels_last).train()
     x = torch.randn(8, 3, 12, 12, generator=torch.Generator().manual_seed(2)) * 3 + 1
