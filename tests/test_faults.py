@@ -114,13 +114,29 @@ def test_a_driver_that_is_killed_twenty_times(undisturbed, tmp_path):
 
 @pytest.fixture
 def own_cluster(tmp_path: Path) -> Iterator[tuple[str, Client]]:
-    """Two workers of a scheduler that lets a task take down any number of them: here it is never the task's fault."""
+    """Two workers of a scheduler that lets a task take down any number of them: here it is never the task's fault.
+
+    Dask gives a worker up for good that dies while it starts. Whoever owns a cluster replaces such workers (SLURM's
+    adaptive jobs do, and Kubernetes); a run that is only a client of it cannot.
+    """
+    ended = threading.Event()
+
+    def replace_workers(cluster: LocalCluster) -> None:
+        while not ended.wait(5):
+            cluster.scale(2)
+
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1000}),
         LocalCluster(2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
         Client(cluster) as client,
     ):
-        yield cluster.scheduler_address, client
+        owner = threading.Thread(target=replace_workers, args=[cluster])
+        owner.start()
+        try:
+            yield cluster.scheduler_address, client
+        finally:
+            ended.set()
+            owner.join()
 
 
 def test_workers_that_are_killed_during_every_third_task(undisturbed, own_cluster, tmp_path):

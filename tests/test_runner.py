@@ -148,8 +148,8 @@ def test_workers_that_go_and_come_lose_nothing(tmp_path):
         stage = iter(
             [
                 (1, lambda: cluster.scale(0)),
-                (13, lambda: cluster.scale(2)),
-                (18, lambda: client.retire_workers(list(client.nthreads()))),
+                (16, lambda: cluster.scale(2)),
+                (21, lambda: client.retire_workers(list(client.nthreads()))),
             ]
         )
         due = [next(stage)]
@@ -160,9 +160,9 @@ def test_workers_that_go_and_come_lose_nothing(tmp_path):
                 due.extend([following] if (following := next(stage, None)) else [])
 
         tasks = [task(tmp_path, f"t{n:02d}", seconds=0.5) for n in range(40)]
-        outcome = run(client, tmp_path, tasks, replace(QUICK, heal_s=4), tick=tick, say=said.append)
+        outcome = run(client, tmp_path, tasks, replace(QUICK, heal_s=4, remind_s=1), tick=tick, say=said.append)
     assert (outcome.done, outcome.failed) == (40, [])
-    assert any("no workers" in line for line in said)
+    assert sum("has had no worker for" in line for line in said) > 1, "whoever looks later is told, too"
 
 
 @pytest.fixture

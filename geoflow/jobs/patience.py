@@ -29,6 +29,8 @@ class Patience:
         Seconds that the scheduler may keep tasks without one being begun, while it has workers.
     workers_s : float
         Seconds that the cluster may be without any worker (a queue of SLURM may take its time).
+    remind_s : float
+        Seconds after which it is said again that there is none.
     """
 
     retries: int = 2
@@ -38,6 +40,7 @@ class Patience:
     heal_s: float = 20.0
     stall_s: float = 1800.0
     workers_s: float = 24 * 3600.0
+    remind_s: float = 600.0
 
     def wait_s(self, tries: int) -> float:
         """Seconds to wait before another try, after so many."""

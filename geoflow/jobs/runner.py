@@ -103,6 +103,8 @@ class _Running:
 
 _TICK_S = 0.5
 _LOOK_S = 2.0
+_FIRST_WORD_S = 10.0
+"""Seconds without any worker before anybody is told: one that is started anew takes some."""
 
 
 class _Window:
@@ -129,7 +131,8 @@ class _Window:
         self._has_gpu = False
         self._looked = self._ticked = 0.0
         self._moved = self._staffed = self._complete = time.monotonic()
-        self._stalled_before = self._told_of_no_workers = False
+        self._stalled_before = False
+        self._next_reminder_s = _FIRST_WORD_S
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -310,17 +313,21 @@ class _Window:
             if self._client.cluster is not None:
                 self._client.cluster.scale(wanted)
         if self._workers:
-            self._staffed, self._told_of_no_workers = now, False
+            self._staffed, self._next_reminder_s = now, _FIRST_WORD_S
             return
         self._moved = now
-        if now - self._staffed > self._patience.workers_s:
+        without = now - self._staffed
+        if without > self._patience.workers_s:
             raise ClusterError(
-                f"the cluster at {scheduler_address(self._client)} has had no worker for {now - self._staffed:.0f} s; "
+                f"the cluster at {scheduler_address(self._client)} has had no worker for {without:.0f} s; "
                 "what is done is kept, run again when it has some"
             )
-        if now - self._staffed > 10 and not self._told_of_no_workers:
-            self._told_of_no_workers = True
-            self._watch.say(f"the cluster at {scheduler_address(self._client)} has no workers; waiting for some")
+        if without > self._next_reminder_s:
+            self._next_reminder_s = without + self._patience.remind_s
+            self._watch.say(
+                f"the cluster at {scheduler_address(self._client)} has had no worker for {without:.0f} s; "
+                f"the run ends if none comes within {self._patience.workers_s - without:.0f} s"
+            )
 
     def _wanted_workers(self) -> int:
         """How many workers a local cluster was asked for; 0 for clusters that see to it themselves."""
