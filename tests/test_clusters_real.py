@@ -222,6 +222,89 @@ def test_a_worker_that_slurm_ends_is_asked_for_again(slurm, tmp_path, monkeypatc
         assert client.submit(sum, [1, 2]).result(timeout=60) == 3
 
 
+# A run that is driven by SLURM: asked after from shells that have nothing to do with it.
+
+
+@pytest.fixture
+def shell(slurm, tmp_path) -> Callable[..., Any]:
+    """Runs a command of geoflow in a process of its own on the login node; what it told as JSON."""
+    environment = {**os.environ, **slurm, "XDG_STATE_HOME": str(tmp_path / "state")}
+
+    def call(*arguments: object) -> Any:
+        command = [sys.executable, "-m", "geoflow", *map(str, arguments), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    return call
+
+
+def ask_slurm(slurm: dict[str, str], *command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **slurm}, check=True)
+    return done.stdout.strip()
+
+
+def until(wanted: Callable[[], bool], told: Callable[[], Any], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not wanted():
+        assert time.monotonic() < deadline, told()
+        time.sleep(0.5)
+
+
+def test_slurm_drives_what_was_submitted(slurm, shell, sample, tmp_path):
+    """Withdrawn while it waits in the queue, resumed, and complete."""
+    job, wanted = sample
+    out, file = tmp_path / "out", in_slurm(tmp_path)
+    other = ask_slurm(slurm, "sbatch", "--parsable", "--exclusive", "--output=/dev/null", "--wrap=sleep 300")
+    until(lambda: ask_slurm(slurm, "squeue", "--noheader", "--format=%T", "--jobs", other) == "RUNNING", lambda: other)
+    begun = shell("submit", job, "--out", out, "--limit", 2, "--cluster", file)
+    assert shell("status", out)["state"] == "submitted"
+    assert shell("cancel", begun["id"])["state"] == "cancelled"
+    queue = ask_slurm(slurm, "squeue", "--noheader", "--format=%j")
+    assert begun["id"] not in queue
+    ask_slurm(slurm, "scancel", other)
+
+    again = shell("resume", begun["id"])["id"]
+    log = out / "runs" / again / "log.txt"
+    until(lambda: shell("status", again)["state"] == "complete", lambda: log.read_text(), 180)
+    assert shell("status", again)["driver"] == "slurm"
+    assert "Composites" in log.read_text()
+    assert chunks(out) == wanted
+
+
+def test_a_run_that_slurm_lost_before_it_began_says_so(slurm, shell, sample, tmp_path):
+    out = tmp_path / "out"
+    file = in_slurm(tmp_path, setup=["exit 3"])  # a module that cannot be loaded
+    shell("submit", sample[0], "--out", out, "--limit", 2, "--cluster", file)
+    until(lambda: shell("status", out)["state"] == "lost", lambda: shell("status", out), 60)
+
+
+@pytest.mark.slow
+def test_a_driver_goes_on_after_its_walltime(slurm, shell, sample, tmp_path):
+    """With the signal that SLURM sends then; once while it is at work, and once it is asked to stop."""
+    job, wanted = sample
+    out, file = tmp_path / "out", in_slurm(tmp_path)
+    run = shell("submit", job, "--out", out, "--limit", 2, "--cluster", file)["id"]
+    record, log = out / "runs" / run, out / "runs" / run / "log.txt"
+    number = (record / "slurm-job").read_text()
+
+    def state() -> str:
+        return ask_slurm(slurm, "squeue", "--noheader", "--format=%T", "--jobs", number)
+
+    until(lambda: "imagery" in json.loads((record / "run.json").read_text())["stages"], log.read_text)
+    ask_slurm(slurm, "scancel", "--batch", "--signal=USR1", number)
+    until(lambda: state() == "PENDING", log.read_text)
+    told = shell("status", run)
+    assert told["state"] == "submitted"
+    assert any("walltime" in line for line in told["news"])
+    assert not (out / "lease.json").exists()
+    # SLURM lets a job that was requeued wait for two minutes.
+    ask_slurm(slurm, "scontrol", "update", f"JobId={number}", "StartTime=now")
+    until(lambda: shell("status", run)["state"] == "complete", log.read_text, 240)
+    assert log.read_text().count("Composites") >= 2, "both drivers write into one log"
+    assert chunks(out) == wanted
+
+
 def test_what_slurm_refuses_is_said_at_once(slurm, tmp_path, monkeypatch):
     for name, value in slurm.items():
         monkeypatch.setenv(name, value)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from geoflow.errors import JobError, RunCancelled, StoreError
+from geoflow.jobs import slurmdriver
 from geoflow.jobs.lease import holder_of
 from geoflow.jobs.order import Order
 from geoflow.jobs.outcome import Outcome
@@ -89,7 +90,19 @@ class Record:
             return state if holder is not None and holder.run == self.id and holder.lives else "lost"
         if state == "submitted" and self.content["driver"] in ("here", "process"):
             return "lost" if time.time() - self.content["created_s"] > _START_S else state
+        if state == "submitted" and (job := self.slurm_job) and slurmdriver.is_queued(job) is False:
+            return "lost"
         return state
+
+    @property
+    def slurm_job(self) -> str | None:
+        """The number of the SLURM job that drives it, if one does."""
+        if self.content["driver"] != "slurm":
+            return None
+        try:
+            return read_bytes(self.folder / slurmdriver.JOB_FILE).decode().strip()
+        except FileNotFoundError:
+            return None
 
     @property
     def log(self) -> Path:
@@ -259,6 +272,8 @@ class Recorder:
 
     def state(self, state: str, **more: Any) -> None:
         """The run is now in that state."""
+        for name in ("ended", "error"):  # of a driver before this one
+            self.record.content.pop(name, None)
         self.record.content.update(state=state, **more)
         if state in ENDED:
             self.record.content["ended"] = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shlex
 import shutil
 import signal
 import socket
@@ -16,16 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from geoflow.errors import ClusterError, JobError, RunBusy, RunCancelled, RunFailed
+from geoflow.jobs import slurmdriver
 from geoflow.jobs.lease import RENEW_S, STALE_S, holder_of
 from geoflow.jobs.order import Order
 from geoflow.jobs.records import ENDED, Record, Recorder, create_record, find_record, read_record, wish_to_cancel
 from geoflow.jobs.runner import scheduler_address
-from geoflow.places import place
+from geoflow.places import place, write_bytes
 from geoflow.redact import redact
 
 if TYPE_CHECKING:
     from distributed import Client
 
+    from geoflow.jobs.console import Console
     from geoflow.jobs.patience import Patience
     from geoflow.jobs.spec import Job
 
@@ -181,17 +183,46 @@ def _make_log_folder(record: Record) -> None:
 
 def drive(folder: Path) -> dict[str, Any]:
     """Run what `submit` recorded in ``OUT/runs/<id>``; what every driver does."""
-    from rich.console import Console
+    import rich.console
 
     from geoflow.jobs.console import RichConsole
-    from geoflow.jobs.run import run_order
 
     record = read_record(folder)
+    slurmdriver.hear_walltime()
     try:
-        return run_order(record.order, RichConsole(Console(soft_wrap=True)), record)
-    except RunBusy as error:  # another was faster since it was submitted; nothing of this one has begun
-        Recorder(record).state("failed", error=str(error))
+        return _drive(record, record.order, RichConsole(rich.console.Console(soft_wrap=True)))
+    except slurmdriver.WalltimeEnds:
+        _go_on_later(record)
         raise
+
+
+def _drive(record: Record, order: Order, console: Console | None) -> dict[str, Any]:
+    from geoflow.jobs.run import run_order
+
+    deadline = time.monotonic() + 2 * STALE_S
+    while True:
+        try:
+            return run_order(order, console, record)
+        except RunBusy as error:
+            holder = holder_of(record.out)
+            if holder is None or holder.run != record.id or time.monotonic() > deadline:
+                # Another was faster since it was submitted; nothing of this one has begun.
+                Recorder(record).state("failed", error=str(error))
+                raise
+            # What drove it before was lost with its machine: that one's lease must run out first.
+            time.sleep(RENEW_S)
+
+
+def _go_on_later(record: Record) -> None:
+    """The SLURM job of this driver is at its end, and queued again."""
+    recorder = Recorder(record)
+    recorder.say("the walltime of its driver is over; it goes on when SLURM starts it again")
+    # Before SLURM is asked, which ends this process.
+    recorder.state("submitted")
+    if refused := slurmdriver.send_again():
+        recorder.state(
+            "interrupted", error=f"the walltime of its driver is over, and SLURM took it not back: {refused}"
+        )
 
 
 def _command(record: Record) -> list[str]:
@@ -213,25 +244,8 @@ def _start_process(record: Record) -> None:
 
 
 def _start_slurm(record: Record, target: Any) -> None:
-    """The driver as a small SLURM job of its own, with the queue and account of the workers."""
-    lines = [
-        "#!/bin/bash",
-        f"#SBATCH --job-name=geoflow-{record.id}",
-        f"#SBATCH --output={record.log}",
-        "#SBATCH --ntasks=1 --cpus-per-task=1 --mem=4G",
-    ]
-    for option, value in (("partition", getattr(target, "queue", None)), ("account", getattr(target, "account", None))):
-        lines += [f"#SBATCH --{option}={value}"] if value else []
-    lines += [*getattr(target, "setup", ()), "export PYTHONUNBUFFERED=1", "exec " + shlex.join(_command(record))]
-    script = record.log.parent / "driver.sh"
-    script.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    try:
-        done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise ClusterError("--driver slurm: there is no sbatch on this machine; submit from a login node") from None
-    if done.returncode:
-        raise ClusterError(f"--driver slurm: sbatch refused {script}: {done.stderr.strip()}")
-    (record.folder / "slurm-job").write_text(done.stdout.partition(";")[0].strip(), encoding="utf-8")
+    job = slurmdriver.send(_command(record), record.id, record.log, target)
+    write_bytes(record.folder / slurmdriver.JOB_FILE, job.encode())
 
 
 def _start_on_cluster(record: Record, order: Order, client: Client | None) -> None:
@@ -270,28 +284,14 @@ def _knows(dask_scheduler: Any, key: str) -> bool:
 def _drive_on_worker(folder: str) -> None:
     from distributed import get_worker, secede
 
-    from geoflow.jobs.run import run_order
-
     worker = get_worker()
     # It waits for tasks more than it works: its place is for them.
     secede()
     record = read_record(place(folder))
     if record.content["state"] in ENDED:
         return
-    order = replace(record.order, cluster=worker.scheduler.address)
-    # Where its worker was lost, the lease of that one must run out first.
-    deadline = time.monotonic() + 2 * STALE_S
-    while True:
-        try:
-            run_order(order, None, record)
-        except RunCancelled:
-            return
-        except RunBusy:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(RENEW_S)
-        else:
-            return
+    with contextlib.suppress(RunCancelled):
+        _drive(record, replace(record.order, cluster=worker.scheduler.address), None)
 
 
 def cancel(record: Record, wait_s: float = 60.0) -> str:
@@ -305,10 +305,9 @@ def cancel(record: Record, wait_s: float = 60.0) -> str:
     if record.state in (*ENDED, "lost"):
         return record.state
     wish_to_cancel(record)
-    queued = record.folder / "slurm-job"
-    if record.state == "submitted" and queued.is_file():
-        # Not begun yet: nobody would see the wish before its turn in the queue.
-        subprocess.run(["scancel", queued.read_text(encoding="utf-8")], check=False)
+    # One that waits in SLURM's queue would not see the wish before its turn.
+    if record.state == "submitted" and (job := record.slurm_job) and slurmdriver.withdraw(job):
+        Recorder(record).state("cancelled")
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         record = record.read_again()
