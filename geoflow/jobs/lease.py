@@ -1,8 +1,8 @@
 """One run at a time writes an output: the lease says which, and outlives no crash.
 
 A lease is a file with who holds it. It holds while its holder lives: on this machine, while that process runs;
-elsewhere, while the holder renews it. Two runs that would take it over at once are kept apart by a lock of the file
-system.
+elsewhere, while the holder renews it. Of two runs that would take it over at once one is refused: see
+`geoflow.exchange`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,12 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
 
-from geoflow.errors import RunBusy
-from geoflow.places import failures, is_remote, read_bytes, remove
-from geoflow.store.receipts import write_json
+from geoflow.errors import RunBusy, StoreError
+from geoflow.exchange import exchange
+from geoflow.places import failures, read_bytes
 
 NAME = "lease.json"
 RENEW_S = 15.0
@@ -75,8 +73,15 @@ def _began(pid: int) -> float | None:
 def holder_of(out: Path) -> Holder | None:
     """Who holds the lease of an output folder, alive or dead; None if nobody does."""
     try:
-        return Holder(**json.loads(read_bytes(out / NAME)))
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return _holder_in(read_bytes(out / NAME))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _holder_in(content: bytes | None) -> Holder | None:
+    try:
+        return None if content is None else Holder(**json.loads(content))
+    except (ValueError, TypeError):
         return None  # cut short by a full disk, or another geoflow's: whoever left it cannot renew it either
 
 
@@ -105,14 +110,7 @@ class Lease:
         RunBusy
             If a run that lives holds it.
         """
-        with _one_at_a_time(self._out):
-            found = holder_of(self._out)
-            if found is not None and found.lives and not found.same(Holder.me(self.run)):
-                raise RunBusy(
-                    f"{self._out} is being written by {found.told}; wait for it, stop it with "
-                    f"`geoflow cancel {found.run}`, or give this one another output folder (--out)"
-                )
-            self._write()
+        exchange(self._out / NAME, self._taken)
         self._renewing.start()
         return self
 
@@ -132,10 +130,7 @@ class Lease:
         self._released.set()
         if self._renewing.is_alive():
             self._renewing.join()
-        with _one_at_a_time(self._out):
-            found = holder_of(self._out)
-            if found is not None and found.same(Holder.me(self.run)):
-                remove(self._out / NAME)
+        exchange(self._out / NAME, lambda content: None if self._is_mine(content) else content)
 
     def __enter__(self) -> Lease:
         return self.acquire()
@@ -143,36 +138,32 @@ class Lease:
     def __exit__(self, *error: object) -> None:
         self.release()
 
-    def _write(self) -> None:
-        write_json(self._out / NAME, asdict(Holder.me(self.run)))
+    def _mine(self) -> bytes:
+        return json.dumps(asdict(Holder.me(self.run)), indent=2).encode()
+
+    def _is_mine(self, content: bytes | None) -> bool:
+        found = _holder_in(content)
+        return found is not None and found.same(Holder.me(self.run))
+
+    def _taken(self, content: bytes | None) -> bytes:
+        found = _holder_in(content)
+        if found is not None and found.lives and not self._is_mine(content):
+            raise RunBusy(
+                f"{self._out} is being written by {found.told}; wait for it, stop it with "
+                f"`geoflow cancel {found.run}`, or give this one another output folder (--out)"
+            )
+        return self._mine()
+
+    def _renewed(self, content: bytes | None) -> bytes | None:
+        found = _holder_in(content)
+        if found is not None and not self._is_mine(content):
+            self._lost = found
+            return content
+        return self._mine()
 
     def _renew(self) -> None:
-        while not self._released.wait(RENEW_S):
+        while self._lost is None and not self._released.wait(RENEW_S):
             # A disk that is full or away for a moment is the business of the tasks; a lease that is not renewed stays
             # ours until somebody takes it.
-            with contextlib.suppress(*failures()), _one_at_a_time(self._out):
-                found = holder_of(self._out)
-                if found is not None and not found.same(Holder.me(self.run)):
-                    self._lost = found
-                    return
-                self._write()
-
-
-@contextlib.contextmanager
-def _one_at_a_time(out: Path) -> Iterator[None]:
-    """Between looking and writing, nobody else does; where the file system has no locks, that moment is a risk."""
-    file: IO[bytes] | None = None
-    if is_remote(out):  # an object store has none
-        yield
-        return
-    with contextlib.suppress(OSError):
-        file = (out / ".lease.lock").open("ab")
-    if file is None:
-        yield
-        return
-    with file:
-        with contextlib.suppress(OSError, ImportError):
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+            with contextlib.suppress(StoreError, *failures()):
+                exchange(self._out / NAME, self._renewed)

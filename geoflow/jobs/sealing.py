@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from geoflow.jobs.console import Console
 from geoflow.jobs.verify import check_tasks
 from geoflow.places import at_once, is_remote, remove
+from geoflow.store.drafts import remove_drafts
 from geoflow.store.receipts import CHECKSUM, measure, relative
 from geoflow.store.seal import COPIES, PATCHES, Seal, read_seal, sealed_files, write_copies
 from geoflow.store.verify import Checks
@@ -68,6 +69,8 @@ def _one_less(done: int, skipped: int) -> tuple[int, int]:
 def close_seal(run: Run) -> None:
     """Seal the output of a run that is complete, its report and figures included."""
     flow = run.flow
+    if run.verified["tasks"]:
+        _remove_drafts(run)
     tasks: dict[str, dict[str, str]] = {}
     receipted: set[str] = set()
     for outcome in run.outcomes.values():
@@ -82,3 +85,11 @@ def close_seal(run: Run) -> None:
     job: dict[str, Any] = flow.job.model_dump(mode="json", by_alias=True, exclude_none=True)
     legend = flow.legend.to_dict()
     Seal(True, job, legend, describe_grid(flow.grid), flow.limit, tasks, files).write(flow.out)
+
+
+def _remove_drafts(run: Run) -> None:
+    """What workers and drivers that were killed left half-written: all tasks have ended, nobody writes any more."""
+    files = [name for o in run.outcomes.values() for receipt in o.receipts.values() for name in receipt["files"]]
+    folders = {name.partition("/")[0] for name in files if "/" in name} | {"receipts", "scenes"}
+    if removed := remove_drafts(run.flow.out, sorted(folders)):
+        run.say(f"{len(removed)} drafts of processes that were killed are removed, {removed[0]} first")
