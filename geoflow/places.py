@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +33,9 @@ SCHEME = "s3://"
 
 REMOTE_REQUESTS = 32
 """Requests to an object store at once, where there are many small ones to make."""
+
+CACHE_DAYS = 30
+"""Days after which a local copy that nobody asked for is removed."""
 
 _LAYER = "|layername="
 
@@ -233,7 +238,8 @@ def local_copy(path: Path) -> Path:
     """A file or folder as programs need it that know only this machine: a local path.
 
     What lies in an object store is copied once for each content, into ``GEOFLOW_CACHE`` or a folder of the user's below
-    that for temporary files. A shapefile brings the files beside it; ``|layername=`` is kept.
+    that for temporary files; a copy that nobody asks for is removed after `CACHE_DAYS`. A shapefile brings the files
+    beside it; ``|layername=`` is kept.
 
     Raises
     ------
@@ -251,23 +257,31 @@ def local_copy(path: Path) -> Path:
     facts = [[name, found[name].get("size"), found[name].get("ETag")] for name in sorted(found)]
     name = hashlib.sha256(repr([endpoint(), facts]).encode()).hexdigest()[:32]
     target = _cache() / name
-    if not target.is_dir():
-        draft = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=_cache()))
-        try:
-            for one in found:
-                inside = draft / source.name / one.removeprefix(key).lstrip("/") if one.startswith(f"{key}/") else None
-                local = inside or draft / _last(one)
-                local.parent.mkdir(parents=True, exist_ok=True)
-                fs.get_file(one, str(local))
-            try:
-                draft.rename(target)
-            except OSError:  # somebody else was faster
-                if not target.is_dir():
-                    raise
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+    if target.is_dir():
+        os.utime(target)  # in use: see _forget_old
+    else:
+        _fetch(fs, key, list(found), target)
+        _forget_old(target.parent)
     copy = target / source.name
     return Path(f"{copy}{bar}{layer}") if bar else copy
+
+
+def _fetch(fs: Any, key: str, objects: Sequence[str], target: Path) -> None:
+    """Copy objects into a folder, which is there as a whole or not at all."""
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        for one in objects:
+            below = f"{_last(key)}{one.removeprefix(key)}" if one.startswith(f"{key}/") else _last(one)
+            local = draft / below
+            local.parent.mkdir(parents=True, exist_ok=True)
+            fs.get_file(one, str(local))
+        try:
+            draft.rename(target)
+        except OSError:  # somebody else was faster
+            if not target.is_dir():
+                raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _with_companions(fs: Any, key: str) -> dict[str, dict[str, Any]]:
@@ -289,6 +303,15 @@ def _cache() -> Path:
     if not given and (facts.st_uid != os.getuid() or stat.S_ISLNK(facts.st_mode) or facts.st_mode & 0o022):
         raise StoreError(f"{folder} is not yours alone: set GEOFLOW_CACHE to a folder for copies of remote files")
     return folder
+
+
+def _forget_old(folder: Path) -> None:
+    """Remove copies that nobody has asked for in a long time, and what was left of copying."""
+    oldest = time.time() - CACHE_DAYS * 86400
+    for copy in folder.iterdir():
+        with suppress(OSError):  # another process is faster
+            if copy.is_dir() and re.fullmatch(r"\.?[0-9a-f]{32}(-\w+)?", copy.name) and copy.stat().st_mtime < oldest:
+                shutil.rmtree(copy, ignore_errors=True)
 
 
 def at_once(function: Any, items: Sequence[Any] | Iterable[Any], remote: bool) -> list[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,17 @@ from geoflow.cli import app
 from geoflow.errors import JobError, StoreError
 from geoflow.jobs.jobfile import parse_job
 from geoflow.jobs.verify import repair_output, verify_output
-from geoflow.places import entries, files_below, local_copy, local_file, place, read_bytes, remove, write_bytes
+from geoflow.places import (
+    CACHE_DAYS,
+    entries,
+    files_below,
+    local_copy,
+    local_file,
+    place,
+    read_bytes,
+    remove,
+    write_bytes,
+)
 from geoflow.store.receipts import Receipts
 
 
@@ -204,6 +216,25 @@ def test_copies_are_made_once_for_each_content(server, cache):
     assert first.read_bytes() == b"first"
     with pytest.raises(FileNotFoundError, match="nothing"):
         local_copy(place("s3://output/copied/none"))
+
+
+def test_copies_that_nobody_asks_for_are_forgotten(server, cache):
+    source, another = place("s3://output/old/file.txt"), place("s3://output/old/another.txt")
+    write_bytes(source, b"used")
+    write_bytes(another, b"not used")
+    used, unused = local_copy(source), local_copy(another)
+    long_ago = time.time() - (CACHE_DAYS + 1) * 86400
+    for copy in (used, unused):
+        os.utime(copy.parent, (long_ago, long_ago))
+    (used.parent.parent / "mine").mkdir()
+    os.utime(used.parent.parent / "mine", (long_ago, long_ago))
+    assert local_copy(source) == used
+    write_bytes(source, b"a third copy is made")
+    local_copy(source)
+    assert used.exists()
+    assert not unused.exists()
+    assert (used.parent.parent / "mine").exists(), "a folder that is no copy, where GEOFLOW_CACHE is shared"
+    assert local_copy(another).read_bytes() == b"not used"
 
 
 def test_a_shapefile_brings_the_files_beside_it(server, cache):
