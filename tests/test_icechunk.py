@@ -208,6 +208,18 @@ def test_a_run_commits_when_it_is_complete(finished, tmp_path):
     summary = gf.run(job, out, cluster="threads")
     assert sum(stage["done"] for stage in summary["stages"].values()) == 0
     assert committed(repository) == stored(out)
+
+    # A repository that cannot be written: the output is complete all the same, and the next run makes the commit.
+    refs, away = repository / "refs", tmp_path / "refs"
+    refs.rename(away)
+    refs.write_bytes(b"in the way")
+    with pytest.raises(StoreError, match=r"out is complete, and not committed: .*; run again to commit it"):
+        gf.run(job, out, cluster="threads")
+    seal = read_seal(out)
+    assert seal is not None
+    assert seal.complete
+    refs.unlink()
+    away.rename(refs)
     gf.run(job, out, cluster="threads")
     assert len(history(repository)) == 1
     assert isinstance(history(repository)[0], icechunk.SnapshotInfo)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoflow.errors import StoreError
 from geoflow.jobs.coverage import PICTURE
 
 if TYPE_CHECKING:
@@ -54,8 +55,11 @@ def commit(run: Run) -> None:
         return
     from geoflow.store.repository import commit_output
 
-    with run.console.waiting("committing to the icechunk repository"):
-        made = commit_output(run.flow.out, section.icechunk, run.lease.run, run.flow.job.name)
+    try:
+        with run.console.waiting("committing to the icechunk repository"):
+            made = commit_output(run.flow.out, section.icechunk, run.lease.run, run.flow.job.name)
+    except StoreError as error:
+        raise StoreError(f"{run.flow.out} is complete, and not committed: {error}; run again to commit it") from error
     if made is None:
         run.say(f"{section.icechunk} holds this version already")
     else:
