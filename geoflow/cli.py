@@ -37,6 +37,7 @@ from geoflow.cli_screen import Quiet, Verbose, give_manners, make_console, scree
 from geoflow.cli_search import search
 from geoflow.cli_verify import verify
 from geoflow.cli_view import view
+from geoflow.counting import counted
 from geoflow.errors import GeoflowError, RunFailed
 from geoflow.redact import guard_process
 
@@ -103,7 +104,9 @@ def run(
     print_paths(shown.out, folder)
     shown.last(how_it_ended(summary, folder))
     if summary["status"] != "complete":
-        raise RunFailed(f"{len(summary['failed'])} tasks failed; what is done is kept, run again to retry them")
+        raise RunFailed(
+            f"{counted(len(summary['failed']), 'task')} failed; what is done is kept, run again to retry them"
+        )
 
 
 def plan(
@@ -155,8 +158,8 @@ def areas(
         raise GeoflowError(f"--to {target} cannot be written: {error.strerror}") from None
     if as_json:
         shown.json(table.to_dict("records"))
-    counted = f"{len(table)} rows, {table['zone'].nunique()} zones, epochs {', '.join(table['epoch'].unique())}"
-    shown.last(f"Areas in [bold]{target}[/]: {counted}")
+    held = f"{counted(len(table), 'row')}, {counted(table['zone'].nunique(), 'zone')}"
+    shown.last(f"Areas in [bold]{target}[/]: {held}, epochs {', '.join(table['epoch'].unique())}")
 
 
 def sample(
@@ -178,7 +181,7 @@ def sample(
     with shown.progress.waiting("making the sample country"):
         manifest = make_sample(folder, size=size, seed=seed, patches=patches)
     shown.last(
-        f"Sample country in [bold]{folder}[/]: {len(manifest['files'])} files, size {size}, seed {seed}\n"
+        f"Sample country in [bold]{folder}[/]: {counted(len(manifest['files']), 'file')}, size {size}, seed {seed}\n"
         f"Next: [bold]geoflow run {folder / JOB}[/]"
     )
 

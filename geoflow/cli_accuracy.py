@@ -9,6 +9,7 @@ import typer
 
 from geoflow.cli_options import Json
 from geoflow.cli_screen import screen
+from geoflow.counting import counted
 from geoflow.errors import GeoflowError
 
 if TYPE_CHECKING:
@@ -121,7 +122,8 @@ def sample(
     drawn = draw_to_file(out, MapChoice(epoch, level, change), draw, target, force)
     columns = [c for c in drawn.points.columns if c.startswith("reference")]
     screen().last(
-        f"Sample in [bold]{target}[/]: {len(drawn.points)} points in {len(drawn.strata)} strata, seed {seed}. "
+        f"Sample in [bold]{target}[/]: {counted(len(drawn.points), 'point')} in {len(drawn.strata)} strata, "
+        f"seed {seed}. "
         f"To fill in, in the layer points: {', '.join(columns)}"
     )
 

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from geoflow.cli_options import Json
 from geoflow.cli_screen import screen
+from geoflow.counting import counted
 
 _DEFAULT = "make"
 
@@ -92,7 +93,7 @@ def make(
         made = ingest_patches(source, out, options, cluster, retry, progress)
     print_ingested(shown.out, made, out)
     if shown.quiet:
-        shown.last(f"[bold]{out}[/]: {made.read:,} patches, {len(made.skipped):,} skipped")
+        shown.last(f"[bold]{out}[/]: {counted(made.read, 'patch')}, {len(made.skipped):,} skipped")
 
 
 @app.command()

@@ -9,6 +9,7 @@ import typer
 
 from geoflow.cli_options import Json, Made, place_of
 from geoflow.cli_screen import screen
+from geoflow.counting import counted
 from geoflow.errors import ExportError
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def export(
         shown.out.print(note, markup=False, highlight=False)
     total = _size(sum(file.bytes for file in exported.files))
     shown.last(
-        f"Export in [bold]{exported.folder}[/]: {len(exported.files)} files, {total}, in {exported.seconds:.1f} s; "
-        "open a .tif in QGIS, or collection.json with any STAC client"
+        f"Export in [bold]{exported.folder}[/]: {counted(len(exported.files), 'file')}, {total}, "
+        f"in {exported.seconds:.1f} s; open a .tif in QGIS, or collection.json with any STAC client"
     )
 
 

@@ -10,6 +10,7 @@ import typer
 
 from geoflow.cli_options import Json, values_of
 from geoflow.cli_screen import screen
+from geoflow.counting import counted
 
 app = typer.Typer(
     help="Windows of image and labels of a finished run, and how much a random split of them flatters.",
@@ -60,7 +61,9 @@ def windows(
     shown = screen(as_json)
     if as_json:
         shown.json({"out": str(to), "windows": found["windows"], "parts": found["parts"], "codes": found["codes"]})
-    shown.last(f"{found['windows']} windows in [bold]{to}[/]: {parts}; {len(found['codes'])} classes")
+    shown.last(
+        f"{counted(found['windows'], 'window')} in [bold]{to}[/]: {parts}; {counted(len(found['codes']), 'class')}"
+    )
 
 
 @app.command()

@@ -21,6 +21,7 @@ from geoflow.cli_options import (
     propose_runs,
 )
 from geoflow.cli_screen import screen
+from geoflow.counting import counted
 from geoflow.errors import GeoflowError, RunFailed
 
 if TYPE_CHECKING:
@@ -224,7 +225,9 @@ def drive(folder: Annotated[str, typer.Argument(metavar="FOLDER")]) -> None:
         typer.echo("Interrupted; what is done is kept.")
         raise typer.Exit(130) from None
     if summary["status"] != "complete":
-        raise RunFailed(f"{len(summary['failed'])} tasks failed; what is done is kept, resume it to retry them")
+        raise RunFailed(
+            f"{counted(len(summary['failed']), 'task')} failed; what is done is kept, resume it to retry them"
+        )
 
 
 RUN_COMMANDS: dict[str, Callable[..., None]] = {

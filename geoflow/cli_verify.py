@@ -8,6 +8,7 @@ import typer
 
 from geoflow.cli_options import Json, Made, Where
 from geoflow.cli_screen import make_console, screen
+from geoflow.counting import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,7 +60,8 @@ def _print_problems(screen: Console, found: Verified) -> None:
 
 
 def _verdict(found: Verified, repair: bool) -> str:
-    read = f"{found.tasks:,} tasks, {found.files:,} files, {found.bytes / 1e9:.3f} GB in {found.seconds:.1f} s"
+    what = f"{counted(found.tasks, 'task')}, {counted(found.files, 'file')}"
+    read = f"{what}, {found.bytes / 1e9:.3f} GB in {found.seconds:.1f} s"
     if found.good:
         return f"[bold green]good[/] {read}"
     return f"[bold red]{len(found.problems)} bad[/] {read}{'' if repair else '; --repair does again what is bad'}"

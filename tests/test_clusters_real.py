@@ -41,21 +41,12 @@ def sample(tiny_job: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
     return job, chunks(out)
 
 
-def geoflow_run(job: Path, out: Path, cluster: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def geoflow_run(
+    job: Path, out: Path, cluster: str, limit: int | None = 2, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """``geoflow run`` as a user types it."""
-    command = [
-        sys.executable,
-        "-m",
-        "geoflow",
-        "run",
-        str(job),
-        "--out",
-        str(out),
-        "--limit",
-        "2",
-        "--cluster",
-        cluster,
-    ]
+    command = [sys.executable, "-m", "geoflow", "run", str(job), "--out", str(out), "--cluster", cluster]
+    command += [] if limit is None else ["--limit", str(limit)]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
 
 
@@ -151,6 +142,17 @@ def test_a_job_over_tls(sample, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_whole_job_over_tls(finished, tmp_path):
+    """Trainings, maps and change too, with the same bytes as on the workers of one machine."""
+    tls = make_certificates(tmp_path / "tls")
+    with dask_cluster(tmp_path, tls) as address:
+        file = cluster_file(tmp_path, kind="scheduler", address=address, tls=tls)
+        done = geoflow_run(finished[0], tmp_path / "out", file, limit=None)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert chunks(tmp_path / "out") == chunks(finished[1])
+
+
+@pytest.mark.slow
 def test_workers_with_other_packages_are_refused(tmp_path):
     """Two real workers in a Python that reports another numpy, and one package that is not there."""
     (tmp_path / "shadow").mkdir()
@@ -206,6 +208,15 @@ def test_a_job_on_slurm(slurm, sample, tmp_path):
     )
     assert not [line for line in left.stdout.splitlines() if " CG " not in line], "jobs are left behind"
     assert not list((tmp_path / "logs").glob(".dask-jobqueue*")), "certificates are left behind"
+
+
+@pytest.mark.slow
+def test_the_whole_job_on_slurm(slurm, finished, tmp_path):
+    """Trainings, maps and change too, with the same bytes as on the workers of one machine."""
+    file = in_slurm(tmp_path, workers=2, memory="4 GiB", walltime="01:00:00")
+    done = geoflow_run(finished[0], tmp_path / "out", file, limit=None, **slurm)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert chunks(tmp_path / "out") == chunks(finished[1])
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -37,14 +36,23 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return place(f"s3://{request.getfixturevalue('bucket')}/{tmp_path.name}")
 
 
-def together(code: str, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
-    """The same Python in several processes, all of which begin in the same moment; each has a number."""
-    start = time.time() + 8
-    wait = f"import sys, time\ntime.sleep(max(0, {start} - time.time()))\n"
+def together(code: str, *arguments: str) -> list[int]:
+    """The same Python in several processes, whose imports are done before all go on at once; how each of them ended."""
     imports, _, rest = code.partition("---\n")
-    command = [sys.executable, "-c", imports + wait + rest, *arguments]
-    running = [subprocess.Popen([*command, str(n)], text=True, stderr=subprocess.PIPE) for n in range(PROCESSES)]
-    return [subprocess.CompletedProcess(p.args, p.wait(), "", p.stderr.read()) for p in running if p.stderr]
+    whole = f"import sys\n{imports}print('ready', flush=True)\nsys.stdin.readline()\n{rest}"
+    piped: dict[str, Any] = {"text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command = [sys.executable, "-c", whole, *arguments]
+    running = [subprocess.Popen([*command, str(n)], **piped) for n in range(PROCESSES)]
+    for process in running:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in running:
+        process.communicate()
+    return [process.returncode for process in running]
 
 
 def test_no_change_is_lost(folder):
@@ -54,8 +62,7 @@ def test_no_change_is_lost(folder):
         "path = place(sys.argv[1])\n"
         f"for n in range({TIMES}): exchange(path, lambda found: str(int(found or 0) + 1).encode())\n"
     )
-    for done in together(code, str(folder / "count.json")):
-        assert done.returncode == 0, done.stderr
+    assert together(code, str(folder / "count.json")) == [0] * PROCESSES
     assert int(read_bytes(folder / "count.json")) == PROCESSES * TIMES
 
 
@@ -63,13 +70,14 @@ def test_of_many_runs_one_gets_a_lease_that_was_left(folder):
     left = replace(Holder.me("dead"), host="elsewhere", renewed=0.0)
     write_bytes(folder / NAME, dumps(asdict(left)).encode())
     code = (
-        "from geoflow.jobs.lease import Lease; from geoflow.errors import RunBusy; from geoflow.places import place\n"
+        "import time; from geoflow.errors import RunBusy; from geoflow.jobs.lease import Lease\n"
+        "from geoflow.places import place\n"
         "---\n"
         "try: Lease(place(sys.argv[1]), f'r{sys.argv[2]}').acquire()\n"
         "except RunBusy: sys.exit(3)\n"
-        "time.sleep(6)\n"
+        "time.sleep(3)\n"
     )
-    assert sorted(done.returncode for done in together(code, str(folder))) == [0, *[3] * (PROCESSES - 1)]
+    assert sorted(together(code, str(folder))) == [0, *[3] * (PROCESSES - 1)]
 
 
 def test_a_lease_is_given_back_and_only_by_its_holder(folder):

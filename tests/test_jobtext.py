@@ -378,6 +378,24 @@ def test_a_file_that_is_there_is_kept(tmp_path):
     assert yaml.safe_load(path.read_text())["area"]["bbox"] == [24.0, 58.0, 24.2, 58.1]
 
 
+def test_rivers_keep_their_banks_where_pixels_are_coarse(tmp_path):
+    """A margin spares what is narrower than three pixels, where the default would spare nothing."""
+    for resolution_m, speck_m in ((10, None), (33, None), (34, 102), (120, 360)):
+        path = tmp_path / f"{resolution_m}.yaml"
+        notes = write_starter(path, Wishes(BOX, resolution_m=resolution_m)).notes
+        assert yaml.safe_load(path.read_text())["imagery"].get("mask_speck_m") == speck_m
+        assert any("mask_speck_m" in note for note in notes) == (speck_m is not None)
+
+
+def test_a_margin_around_single_pixels_is_a_warning(job):
+    bands = "  bands: [B02, B03, B04, B08]"
+    ((line, level, words),) = told(job((bands, f"{bands}\n  mask_speck_m: 14")))
+    assert (line, level) == (9, "warning")
+    assert "14 m is less than two pixels of 10 m" in words
+    for more in ("mask_speck_m: 15", "mask_speck_m: 0", "mask_speck_m: 14\n  mask_dilate_m: 0"):
+        assert not told(job((bands, f"{bands}\n  {more}")))
+
+
 def test_the_interview_asks_again_until_it_can_use_the_answer(tmp_path, tiny_country):
     """On a real terminal."""
     counties = str(tiny_country / "counties.gpkg")

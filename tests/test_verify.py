@@ -171,7 +171,7 @@ def test_the_command_tells_programs(copy):
         }
     ]
     assert len(told["notes"]) == 1
-    assert told["notes"][0].startswith("1 files in country.zarr/map/2018/level1 are of no task that has a receipt")
+    assert told["notes"][0].startswith("1 file in country.zarr/map/2018/level1 of no task that has a receipt")
 
 
 def test_what_is_no_output_is_refused(tmp_path):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pyproj import CRS, Transformer
 
+from geoflow.counting import counted
 from geoflow.explore import html
 from geoflow.explore.layers import KINDS, crs_name, geobox_of, groups, legend_of, store_of
 from geoflow.explore.tracing import attributions
@@ -54,7 +55,7 @@ def describe(tree: xr.DataTree) -> Summary:
     classes = [*found["map"].values(), *found["labels"].values()]
     if classes:
         legend = legend_of(classes[0].to_dataset())
-        counts = ", ".join(f"{len(legend.codes(level))} classes at level {level}" for level in legend.levels)
+        counts = ", ".join(f"{counted(len(legend.codes(level)), 'class')} at level {level}" for level in legend.levels)
         facts.append(("Legend", f"{legend.name}: {counts}"))
     if filled:
         facts.append(("Size", _size(filled)))

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from geoflow.counting import counted
 from geoflow.explore import html
 
 if TYPE_CHECKING:
@@ -58,7 +59,9 @@ class PeriodTrace:
         used = sum(scene.used for scene in self.scenes)
         days = f", {self.first} to {self.last}" if self.first else ""
         parts = [f"{self.epoch} {self.period}{days}"]
-        parts.append(f"{len(self.scenes)} scenes cover the place, {used} used" if self.scenes else "scenes unknown")
+        parts.append(
+            f"{counted(len(self.scenes), 'scene')} cover the place, {used} used" if self.scenes else "scenes unknown"
+        )
         if self.clear is not None:
             parts.append(
                 f"{self.composite or 'composite'} of {self.clear} clear observation{'' if self.clear == 1 else 's'}"
@@ -88,7 +91,8 @@ class ModelTrace:
         bands, periods = inputs.get("bands", []), inputs.get("periods", [])
         lines.append(
             f"{self.card.get('architecture')} with {self.card.get('encoder')}, "
-            f"{len(self.card.get('codes', ()))} classes, {len(bands)} bands of {', '.join(periods)}"
+            f"{counted(len(self.card.get('codes', ())), 'class')}, "
+            f"{counted(len(bands), 'band')} of {', '.join(periods)}"
         )
         if pixels := training.get("label_pixels"):
             lines.append(f"learned from {sum(pixels.values()):,} labelled pixels")

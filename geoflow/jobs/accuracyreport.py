@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoflow.counting import counted
 from geoflow.errors import GeoflowError
 from geoflow.jobs.assess import CompareReport, Report
 from geoflow.jobs.plain import as_json
@@ -109,7 +110,7 @@ def markdown(report: Report) -> str:
     codes = [str(code) for code in found.codes]
     parts = [
         f"# Accuracy: {report.title}",
-        f"Overall accuracy {_percent(found.overall)} % of the area ({found.units} points).",
+        f"Overall accuracy {_percent(found.overall)} % of the area ({counted(found.units, 'point')}).",
         _pipes(head, rows),
         "Confusion matrix in percent of the area: rows are the map, columns the reference.",
         _pipes(["Map / reference", *codes, "Points"], [[*row, n] for row, n in zip(matrix, units, strict=True)]),
@@ -169,7 +170,8 @@ def print_report(console: Console, report: Report) -> None:
 
     found = report.assessment
     console.print(
-        f"[bold]{escape(report.title)}[/]: overall accuracy {_percent(found.overall)} % ({found.units} points)"
+        f"[bold]{escape(report.title)}[/]: overall accuracy {_percent(found.overall)} % "
+        f"({counted(found.units, 'point')})"
     )
     table = _table("Class", "Points", "User's %", "Producer's %", "Mapped ha", "Area ha")
     units = found.counts.sum(axis=1).tolist()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
+from geoflow.counting import counted
 from geoflow.jobs.tasks import Task
 from geoflow.jobs.trainwork import PROGRESS_TOPIC
 
@@ -190,7 +191,7 @@ class _LineProgress:
         rest = self._tasks - self._skipped - self._done
         if rest and self._due():
             pace = (time.monotonic() - self._start) / self._done
-            self._tell(f"{self._skipped + self._done}/{self._tasks} tasks, {duration(rest * pace)} left")
+            self._tell(f"{self._skipped + self._done}/{counted(self._tasks, 'task')}, {duration(rest * pace)} left")
 
     def listening(self, client: Client, also: Listener) -> AbstractContextManager[None]:
         """See `StageProgress`."""

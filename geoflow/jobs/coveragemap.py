@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from odc.geo.crs import CRS
 from odc.geo.geom import Geometry
 
+from geoflow.counting import counted
 from geoflow.jobs.coverage import Coverage
 from geoflow.jobs.figures import percent
 from geoflow.jobs.mapkey import Entry, Key, Section
@@ -58,7 +59,8 @@ def draw_coverage(found: Sequence[Coverage], area: Geometry, title: str, attribu
     paper = Paper(sheet, texts, extent)
     border = area.to_crs(crs, resolution=math.inf)
     for place, one in zip(sheet.panels, found, strict=True):
-        note = f"{one.scenes} scenes of {one.passes} passes; at least {one.least}, median {one.median:g}"
+        held = f"{counted(one.scenes, 'scene')} of {counted(one.passes, 'pass')}"
+        note = f"{held}; at least {one.least}, median {one.median:g}"
         axes = paper.panel(place, _picture(one), extent, f"{one.epoch} {one.period}", note)
         for ring in _rings(border.geom):
             axes.plot(ring[:, 0], ring[:, 1], color=INK, linewidth=0.7)

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from geoflow.counting import counted
 from geoflow.errors import GeoflowError
 from geoflow.extras import how_to_install
 from geoflow.jobs.doctorcluster import examine_cluster
@@ -247,7 +248,7 @@ def _memory(flow: Flow | None) -> Iterator[Finding]:
         smaller = "; with smaller tiles (grid.tile) it takes less" if flow is not None else ""
         yield Finding("memory", "red", found, f"{what} takes {needed / _GIB:.1f} GiB: use a larger machine{smaller}")
     elif fitting < _cores():
-        yield Finding("memory", "yellow", found, f"enough for {fitting} workers, fewer than there are cores")
+        yield Finding("memory", "yellow", found, f"enough for {counted(fitting, 'worker')}, fewer than there are cores")
     else:
         yield Finding("memory", "green", found)
 
@@ -392,7 +393,9 @@ def _flow_of(job: Path, out: str | Path | None) -> tuple[Flow | None, Finding]:
         tiles = len(flow.tiles)
     except GeoflowError as error:
         return None, Finding("job", "red", str(error), f"mend {job}")
-    return flow, Finding("job", "green", f"{loaded.name}: valid, {tiles} tiles, all files that it names are there")
+    return flow, Finding(
+        "job", "green", f"{loaded.name}: valid, {counted(tiles, 'tile')}, all files that it names are there"
+    )
 
 
 def _catalog_of(flow: Flow | None) -> Catalog | None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoflow.counting import counted
 from geoflow.jobs.console import duration
 from geoflow.jobs.patchingest import Ingested, grouped
 
@@ -37,7 +38,7 @@ class IngestProgress:
     def __call__(self, done: int, patches: int, rate: float) -> None:
         """See `geoflow.jobs.patchingest.Progress`."""
         left = (patches - done) / rate if rate else 0.0
-        text = f"{done:,} of {patches:,} patches, {rate:,.0f} a second, {duration(left)} left"
+        text = f"{done:,} of {counted(patches, 'patch')}, {rate:,.0f} a second, {duration(left)} left"
         if self._status is not None:
             self._status.update(text)
         elif time.monotonic() - self._last >= EVERY_S:
@@ -48,7 +49,9 @@ class IngestProgress:
 def print_ingested(console: rich.console.Console, made: Ingested, out: Path) -> None:
     """Say what is in the store, what is not and why, and what to do with it."""
     described = made.store.described
-    lines = [f"[bold]{out}[/]: {made.read:,} patches of BigEarthNet v{made.store.layout.version}, {_work(made)}"]
+    lines = [
+        f"[bold]{out}[/]: {counted(made.read, 'patch')} of BigEarthNet v{made.store.layout.version}, {_work(made)}"
+    ]
     lines += [f"  left out  {n:>9,}  {reason}" for reason, n in made.dropped.items()]
     kinds = list(grouped(made.skipped).items())
     lines += [f"  [yellow]skipped[/]   {n:>9,}  {reason}" for reason, n in kinds[:_MOST_KINDS]]
@@ -71,7 +74,7 @@ def _work(made: Ingested) -> str:
     if not made.chunks_done:
         return "complete already, nothing to do"
     kept = f", {made.chunks_kept} kept" if made.chunks_kept else ""
-    return f"{made.chunks_done} chunks{kept}, in {duration(made.seconds)}"
+    return f"{counted(made.chunks_done, 'chunk')}{kept}, in {duration(made.seconds)}"
 
 
 def _split_line(name: str, parts: dict[str, int], default: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geoflow.counting import counted
 from geoflow.errors import LabelError
 from geoflow.labels.patchlabels import LEVELS, NINETEEN, SCHEMES, multi_hot, scheme_codes, scheme_legend
 from geoflow.labels.patchstats import LabelStatistics, Moments, label_statistics
@@ -129,7 +130,7 @@ def bands_of(bands: tuple[str, ...], moments: Moments) -> dict[str, tuple[float,
 def print_statistics(console: rich.console.Console, found: DatasetStatistics) -> None:
     """Print tables: counts by class, complexity by level, splits, bands."""
     left = "".join(f", {reason} {n:,}" for reason, n in found.left_out.items())
-    console.print(f"[bold]{found.source}[/]: {found.patches:,} patches{left}", highlight=False)
+    console.print(f"[bold]{found.source}[/]: {counted(found.patches, 'patch')}{left}", highlight=False)
     for title, rows in (
         ("Patches of each class", _class_rows(found)),
         ("Complexity and imbalance", _complexity_rows(found)),
@@ -236,7 +237,9 @@ def draw_statistics(found: DatasetStatistics, path: Path) -> None:
     _draw_cardinality(figure.add_subplot(grid[0, 1]), found)
     if found.bands:
         _draw_bands(figure.add_subplot(grid[1, 1]), found)
-    figure.suptitle(f"{found.source}: {found.patches:,} patches", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    figure.suptitle(
+        f"{found.source}: {counted(found.patches, 'patch')}", x=0.01, ha="left", fontsize=12, fontweight="bold"
+    )
     try:
         figure.savefig(path, dpi=130)
     except (OSError, ValueError) as problem:

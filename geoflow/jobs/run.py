@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
+import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -10,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from geoflow.errors import RunCancelled
+from geoflow.errors import RunCancelled, RunFailed
 from geoflow.jobs.checks import check_job, check_writable
 from geoflow.jobs.clusters import connect
 from geoflow.jobs.console import Console, QuietConsole
@@ -34,6 +36,9 @@ from geoflow.store.receipts import write_json
 
 if TYPE_CHECKING:
     from distributed import Client
+
+
+_TAKES_NOTHING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass
@@ -136,10 +141,21 @@ def run_order(order: Order, console: Console | None = None, record: Record | Non
             check_job(flow, run.console)
             summary = _run_stages(run, order.cluster)
         except BaseException as error:
-            recorder.state(_state_after(error), error=redact(str(error)) or type(error).__name__)
+            told = _full_disk(error) or error
+            recorder.state(_state_after(told), error=redact(str(told)) or type(told).__name__)
+            if told is not error:
+                raise told from error
             raise
         recorder.state(str(summary["status"]))
         return summary
+
+
+def _full_disk(error: BaseException) -> RunFailed | None:
+    """What to say of a disk that takes nothing any more: no bug, and nothing is lost."""
+    if not isinstance(error, OSError) or error.errno not in _TAKES_NOTHING:
+        return None
+    where = f": {error.filename}" if error.filename else ""
+    return RunFailed(f"{os.strerror(error.errno or 0)}{where}; what is done is kept, make room and run again")
 
 
 def _state_after(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from geoflow.counting import counted
 from geoflow.jobs.scenediff import told
 from geoflow.jobs.scenesearch import FoundScenes
 from geoflow.jobs.tables import near, plain_table, print_aside
@@ -43,7 +44,7 @@ def how_many(found: FoundScenes) -> str:
     """Scenes used and refused, over all epochs, as one line."""
     used = sum(len(scenes.items) for scenes in found.epochs.values())
     refused = sum(len(scenes.refused) for scenes in found.epochs.values())
-    return f"{used:,} scenes used, {refused:,} refused, in {len(found.epochs)} epoch{'s' * (len(found.epochs) != 1)}"
+    return f"{counted(used, 'scene')} used, {refused:,} refused, in {counted(len(found.epochs), 'epoch')}"
 
 
 def _print_period(console: Console, scenes: Scenes, period: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoflow.counting import counted
 from geoflow.jobs.console import Console
 from geoflow.jobs.verify import check_tasks
 from geoflow.places import at_once, is_remote, remove
@@ -92,4 +93,4 @@ def _remove_drafts(run: Run) -> None:
     files = [name for o in run.outcomes.values() for receipt in o.receipts.values() for name in receipt["files"]]
     folders = {name.partition("/")[0] for name in files if "/" in name} | {"receipts", "scenes"}
     if removed := remove_drafts(run.flow.out, sorted(folders)):
-        run.say(f"{len(removed)} drafts of processes that were killed are removed, {removed[0]} first")
+        run.say(f"removed {counted(len(removed), 'draft')} of processes that were killed, such as {removed[0]}")

@@ -136,7 +136,10 @@ class Imagery(Section):
     mask_scl: tuple[int, ...] = Field((0, 1, 3, 8, 9, 10), description="SCL classes that are not used")
     mask_dilate_m: float = Field(60.0, ge=0, description="margin around clouds and shadows, in metres")
     mask_speck_m: float = Field(
-        50.0, ge=0, description="clouds and shadows narrower than this get no margin: mostly roofs and rivers"
+        50.0,
+        ge=0,
+        description="clouds and shadows narrower than this get no margin: mostly roofs and rivers; less than two "
+        "pixels spare nothing",
     )
     cloud_detector: Literal["s2cloudless", "omnicloudmask"] | None = Field(
         None,

@@ -16,7 +16,7 @@ from geoflow.errors import GeoflowError, JobError
 from geoflow.jobs.datasources import BIGEARTHNET_PAGE, BORDER_PAGES, corine_page
 from geoflow.jobs.jobfile import parse_job
 from geoflow.jobs.schema import write_schema
-from geoflow.jobs.spec import Area
+from geoflow.jobs.spec import Area, Imagery
 from geoflow.jobs.startertext import job_text
 
 if TYPE_CHECKING:
@@ -114,6 +114,11 @@ def starter_values(wishes: Wishes, folder: Path) -> tuple[dict[str, Any], list[s
     epochs = epoch_values(wishes.epochs or EPOCHS, (lonlat.bottom + lonlat.top) / 2)
     sizes = grid_values(area, crs, wishes.resolution_m)
     imagery = imagery_values(wishes, folder, epochs)
+    if speck_m := imagery.get("mask_speck_m"):
+        notes.append(
+            f"at {wishes.resolution_m:g} m a river is a pixel or two, often taken for shadow: "
+            f"mask_speck_m is {speck_m:g}, so that such pixels get no margin"
+        )
     values: dict[str, Any] = {
         "name": re.sub(r"[^A-Za-z0-9_.-]+", "-", wishes.name).strip("-.") or "job",
         "area": _area_values(section, folder),
@@ -268,7 +273,11 @@ def imagery_values(wishes: Wishes, folder: Path, epochs: Mapping[str, Any]) -> d
         load_catalog(name)
         name = _relative(name, folder) if "/" in name or name.endswith((".yaml", ".yml")) else name
     where = {"catalog": name} | ({"url": url} if url else {})
-    return {**where, "bands": list(bands), "epochs": epochs}
+    default_m = float(Imagery.model_fields["mask_speck_m"].default)
+    # One pixel has a margin and two may; three are as wide in pixels as the default is where it was chosen.
+    coarse = round(default_m / wishes.resolution_m) < 2
+    speck = {"mask_speck_m": 3 * wishes.resolution_m} if coarse else {}
+    return {**where, "bands": list(bands), "epochs": epochs, **speck}
 
 
 def catalog_of(file: str) -> tuple[str, tuple[str, ...]]:

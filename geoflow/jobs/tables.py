@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from geoflow.counting import counted
 from geoflow.jobs.console import duration
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def print_summary(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(failure["error"], markup=False, highlight=False)
     if skipped := summary.get("patches", {}).get("skipped"):
         first = f"{skipped[0]['name']}: {skipped[0]['reason']}"
-        console.print(f"[yellow]skipped[/] {len(skipped)} patches; the first, ", end="")
+        console.print(f"[yellow]skipped[/] {counted(len(skipped), 'patch')}; the first, ", end="")
         console.print(f"{first}; all are in patches.zarr/skipped.csv", markup=False, highlight=False)
     if "accuracy" in summary:
         print_accuracy(console, summary["accuracy"])

@@ -194,6 +194,8 @@ class _Look:
         if job.imagery is not None:
             for key, level, message in _period_problems(job.imagery):
                 self.tell(message, key, level)
+            if told := _margin_problem(job.imagery, job.grid.resolution_m):
+                self.tell(told, "imagery.mask_speck_m", "warning")
         folder = place(self.out) if self.out is not None else Path("out") / job.name
         flow = Flow(job, folder if is_remote(folder) else folder.resolve())
         flow.freezes = False
@@ -277,6 +279,18 @@ def _drop(values: dict[str, Any], where: Sequence[int | str], message: str) -> b
         return False
     del target[key]
     return True
+
+
+def _margin_problem(imagery: Imagery, resolution_m: float) -> str | None:
+    """Whether single pixels that the scene classification takes for shadow get margins."""
+    speck_px = round(imagery.mask_speck_m / resolution_m)
+    if not imagery.mask_dilate_m or not imagery.mask_speck_m or speck_px > 1:
+        return None
+    return (
+        f"imagery.mask_speck_m: {imagery.mask_speck_m:g} m is less than two pixels of {resolution_m:g} m and spares "
+        f"nothing: rivers and roofs that are taken for shadow and cloud hide what is around them; "
+        f"{3 * resolution_m:g} spares what is narrower than three pixels"
+    )
 
 
 def _period_problems(imagery: Imagery) -> Iterator[tuple[str, Literal["error", "warning"], str]]:

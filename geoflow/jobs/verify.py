@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from geoflow.counting import counted
 from geoflow.errors import GeoflowError, StoreError
 from geoflow.jobs.clusters import connect
 from geoflow.jobs.console import Console, QuietConsole
@@ -216,7 +217,9 @@ def _strays(client: Client, out: Path, checks: Checks, found: Checked) -> list[s
     for _, done in windowed(client, (Task("verify", work.array, "", work) for work in works)):
         if count := done.content["count"]:
             first = ", ".join(done.content["names"][:3])
-            notes.append(f"{count} files in {STORE}/{done.content['array']} are of no task that has a receipt: {first}")
+            notes.append(
+                f"{counted(count, 'file')} in {STORE}/{done.content['array']} of no task that has a receipt: {first}"
+            )
     return sorted(notes)
 
 
