@@ -87,7 +87,10 @@ class Record:
         state = str(self.content["state"])
         if state == "running":
             holder = holder_of(self.out)
-            return state if holder is not None and holder.run == self.id and holder.lives else "lost"
+            if holder is not None and holder.run == self.id and holder.lives:
+                return state
+            # A node that failed: SLURM starts the driver again by itself.
+            return "submitted" if (job := self.slurm_job) and slurmdriver.is_queued(job) else "lost"
         if state == "submitted" and self.content["driver"] in ("here", "process"):
             return "lost" if time.time() - self.content["created_s"] > _START_S else state
         if state == "submitted" and (job := self.slurm_job) and slurmdriver.is_queued(job) is False:
