@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
@@ -27,6 +28,7 @@ from distributed import Client, LocalCluster
 from distributed.chaos import KillWorker
 from runner_work import Note
 
+from geoflow.jobs.clusters import Needs, connect
 from geoflow.jobs.lease import holder_of
 from geoflow.jobs.outcome import Outcome
 from geoflow.jobs.patience import Patience
@@ -130,18 +132,20 @@ def own_cluster(tmp_path: Path) -> Iterator[tuple[str, Client]]:
         while not ended.wait(5):
             cluster.scale(2)
 
-    with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1000}),
-        LocalCluster(2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster,
-        Client(cluster) as client,
-    ):
-        owner = threading.Thread(target=replace_workers, args=[cluster])
+    # As `geoflow run` starts one, but one that the run does not own.
+    with connect("local", Needs(nets=True)) as client:
+        client.run_on_scheduler(_allow_failures)
+        owner = threading.Thread(target=replace_workers, args=[client.cluster])
         owner.start()
         try:
-            yield cluster.scheduler_address, client
+            yield client.scheduler.address, client
         finally:
             ended.set()
             owner.join()
+
+
+def _allow_failures(dask_scheduler: Any) -> None:
+    dask_scheduler.allowed_failures = 1000
 
 
 def test_workers_that_are_killed_during_every_third_task(undisturbed, own_cluster, tmp_path):

@@ -12,6 +12,7 @@ from geoflow.errors import ClusterError
 from geoflow.extras import how_to_install
 from geoflow.jobs import clusterfile as kinds
 from geoflow.jobs.clustersafety import require_safe_start, security_of
+from geoflow.jobs.forks import METHOD, fork_method
 
 # Large tensors come and go with every batch: without these, glibc gives their memory back to the system and asks for it
 # again each time, which costs a third of a training step on a CPU.
@@ -38,10 +39,13 @@ class Needs:
         Peak memory of a worker of one thread (`geoflow.jobs.estimate.peak_worker_bytes`).
     threads : int
         Threads of a worker, where the cluster file does not say.
+    nets : bool
+        Whether it runs nets.
     """
 
     memory_bytes: int = WORKER_MEMORY
     threads: int = 1
+    nets: bool = False
 
     @property
     def limit_bytes(self) -> int:
@@ -72,7 +76,7 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-def settings(cluster: kinds.Cluster) -> dict[str, Any]:
+def settings(cluster: kinds.Cluster, needs: Needs) -> dict[str, Any]:
     """Dask's configuration while a cluster is started and used from here."""
     import dask
 
@@ -80,6 +84,8 @@ def settings(cluster: kinds.Cluster) -> dict[str, Any]:
     found = {**_SETTINGS, "distributed.nanny.pre-spawn-environ": spawned}
     if isinstance(cluster, kinds.Local | kinds.Cuda):
         found["distributed.dashboard.link"] = "{scheme}://127.0.0.1:{port}/status"
+    if isinstance(cluster, kinds.Local) and cluster.processes:
+        found[METHOD] = fork_method(needs.nets)
     if isinstance(cluster, kinds.Ssh) and cluster.tls is not None:
         # Travels to the hosts with the configuration; the files must lie at the same place there.
         ours = {"ca-file": cluster.tls.ca} | {
@@ -153,7 +159,9 @@ def _local(cluster: kinds.Local, needs: Needs) -> Any:
 
     threads = cluster.threads or 1
     workers = cluster.workers or fitting_workers(threads, needs)
-    limit = {} if cluster.memory is None else {"memory_limit": cluster.memory}
+    limit: dict[str, Any] = {} if cluster.memory is None else {"memory_limit": cluster.memory}
+    if cluster.processes:
+        limit["env"] = {**os.environ, **worker_environment(cluster)}  # forked ones have that of the first cluster
     # Loopback only: an open Dask port lets whoever reaches it run code.
     return LocalCluster(
         n_workers=workers if cluster.processes else 1,

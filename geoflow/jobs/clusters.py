@@ -102,14 +102,15 @@ def connect(
         say(f"the scheduler is the one of {SCHEDULER_VARIABLE}: {address}")
     found = where(cluster) if cluster is None or isinstance(cluster, str) else cluster
     # dask.config reads DASK_SCHEDULER_ADDRESS too, and workers that are started here would follow it.
-    chosen = settings(found)
+    needs = needs or Needs()
+    chosen = settings(found, needs)
     with (
         _environment_restored(chosen["distributed.nanny.pre-spawn-environ"]),
         dask.config.set({**chosen, "scheduler-address": None}),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore", VersionMismatchWarning)  # told by check_versions
-        opened = _running(found) if isinstance(found, kinds.Running) else _started(found, needs or Needs())
+        opened = _running(found) if isinstance(found, kinds.Running) else _started(found, needs)
         with opened as client:
             if not isinstance(found, kinds.Local | kinds.Cuda):  # those run this very interpreter
                 _wait_for_a_worker(client, found)

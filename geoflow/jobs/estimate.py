@@ -71,7 +71,8 @@ def worker_needs(flow: Flow) -> Needs:
     """What the job asks of a worker, for clusters that can choose."""
     from geoflow.jobs.clusters import Needs
 
-    return Needs(peak_worker_bytes(flow))
+    nets = any(section is not None for section in (flow.job.classifier, flow.job.train, flow.job.predict))
+    return Needs(peak_worker_bytes(flow), nets=nets)
 
 
 def _predict_peak(flow: Flow, tile_px: int) -> int:
