@@ -188,7 +188,8 @@ def drive(folder: Path) -> dict[str, Any]:
     from geoflow.jobs.console import RichConsole
 
     record = read_record(folder)
-    slurmdriver.hear_walltime()
+    if record.content["driver"] == "slurm":  # any other may run within a job of SLURM's that is not its own
+        slurmdriver.hear_walltime()
     try:
         return _drive(record, record.order, RichConsole(rich.console.Console(soft_wrap=True)))
     except slurmdriver.WalltimeEnds:
