@@ -159,9 +159,9 @@ def _local(cluster: kinds.Local, needs: Needs) -> Any:
 
     threads = cluster.threads or 1
     workers = cluster.workers or fitting_workers(threads, needs)
-    limit: dict[str, Any] = {} if cluster.memory is None else {"memory_limit": cluster.memory}
+    options: dict[str, Any] = {} if cluster.memory is None else {"memory_limit": cluster.memory}
     if cluster.processes:
-        limit["env"] = {**os.environ, **worker_environment(cluster)}  # forked ones have that of the first cluster
+        options["env"] = {**os.environ, **worker_environment(cluster)}  # forked ones have that of the first cluster
     # Loopback only: an open Dask port lets whoever reaches it run code.
     return LocalCluster(
         n_workers=workers if cluster.processes else 1,
@@ -171,7 +171,7 @@ def _local(cluster: kinds.Local, needs: Needs) -> Any:
         dashboard_address=_LOOPBACK,
         worker_dashboard_address=_LOOPBACK,
         silence_logs=40,
-        **limit,
+        **options,
     )
 
 

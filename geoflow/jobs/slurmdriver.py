@@ -6,10 +6,12 @@ stops in good order then, and the same job goes back into the queue, where it go
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ WARNING_S = 180
 """Seconds before the end of its walltime at which the driver is told (SLURM may do so a minute earlier): enough to
 end the workers' jobs and write the record."""
 
+ASK_EVERY_S = 20.0
 _ANSWER_S = 30.0
 
 
@@ -81,8 +84,22 @@ def _script(command: Sequence[str], name: str, log: Path, target: Any) -> list[s
     return [*lines, *getattr(target, "setup", ()), "export PYTHONUNBUFFERED=1", "exec " + shlex.join(command)]
 
 
+_answers: dict[str, tuple[float, bool | None]] = {}
+
+
 def is_queued(job: str) -> bool | None:
-    """Whether SLURM still has a job, waiting or at work; None where that cannot be asked."""
+    """Whether SLURM still has a job, waiting or at work; None where that cannot be asked.
+
+    Asked once in `ASK_EVERY_S`: who waits for a run looks twice a second, and SLURM's controller serves everybody.
+    """
+    asked, answer = _answers.get(job, (-math.inf, None))
+    if time.monotonic() - asked >= ASK_EVERY_S:
+        answer = _ask_for(job)
+        _answers[job] = (time.monotonic(), answer)
+    return answer
+
+
+def _ask_for(job: str) -> bool | None:
     try:
         done = _ask("squeue", "--noheader", "--format=%T", "--jobs", job)
     except (OSError, subprocess.TimeoutExpired):
@@ -98,7 +115,7 @@ def withdraw(job: str) -> bool:
         _ask("scancel", "--state=PENDING", job)
     except (OSError, subprocess.TimeoutExpired):
         return False
-    return is_queued(job) is False
+    return _ask_for(job) is False
 
 
 def hear_walltime() -> None:
