@@ -15,7 +15,7 @@ from odc.geo.geobox import GeoBox
 from odc.geo.xr import wrap_xr
 from pyproj import CRS, Transformer
 from shapely.affinity import rotate
-from shapely.geometry import LineString, Polygon, box
+from shapely.geometry import LineString, Point, Polygon, box
 
 from geoflow.errors import GridError, LegendError
 from geoflow.legends import legend
@@ -98,6 +98,26 @@ def test_zones_that_tile_the_map_sum_to_it_for_any_chunks(seed: int, angle: floa
     assert by_class(whole) == pytest.approx(by_class(areas(codes, None, CORINE)), rel=1e-6)
     chunked = areas(codes.chunk(y=chunk[0], x=chunk[1]), zones, CORINE, zone_column="name")
     pd.testing.assert_frame_equal(chunked, whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize("crs", ["EPSG:3035", "EPSG:4326"])
+def test_large_blocks_are_counted_as_pixel_by_pixel(crs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A zone with a hole, a speck and a spike: covered parts of a block are counted whole, the others by pixel."""
+    geobox = GeoBox.from_bbox((LEFT, TOP, LEFT + 3100, TOP + 2900), "EPSG:3035", resolution=10, tight=True)
+    if crs == "EPSG:4326":
+        geobox = GeoBox.from_bbox((14.0, 46.0, 14.31, 46.29), crs, resolution=0.001, tight=True)
+    codes = on(geobox)
+    left, bottom, right, top = geobox.boundingbox
+    width, height = right - left, top - bottom
+    hole = Point(left + 0.6 * width, bottom + 0.5 * height).buffer(0.1 * width)
+    spike = Polygon([(left, top), (right, top - 0.001 * height), (right, top - 0.002 * height)])
+    disc = Point(left + 0.5 * width, bottom + 0.5 * height).buffer(0.45 * width)
+    speck = Point(left + 0.013 * width, bottom + 0.017 * height).buffer(0.0001 * width)
+    zones = frame({"a": disc.difference(hole).union(spike).union(speck), "b": hole}, crs)
+    halved = areas(codes, zones, CORINE, zone_column="name")
+    monkeypatch.setattr("geoflow.mapping.areas._BORDER_PX", 10**6)
+    whole = areas(codes, zones, CORINE, zone_column="name")
+    pd.testing.assert_frame_equal(halved, whole, rtol=1e-6)
 
 
 def test_zones_in_another_crs_are_reprojected_and_may_overlap_or_have_holes() -> None:
