@@ -119,6 +119,34 @@ def zarr_store(path: Path) -> Any:
     return FsspecStore.from_url(str(path), storage_options=_options())
 
 
+def whole_array(path: Path, name: str) -> Any:
+    """An array of a Zarr store, open for writing whole chunks, those of nothing but the fill value too.
+
+    A chunk that is missing then always means data that is missing. Left to itself zarr writes no such chunks; its
+    setting for that is the process's, so that a thread that sets it back takes it from another one in mid-write.
+
+    Parameters
+    ----------
+    path : Path
+        The store.
+    name : str
+        Path of the array within it.
+
+    Returns
+    -------
+    zarr.Array
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such array.
+    """
+    import zarr
+
+    found = zarr.open_array(zarr_store(path), path=name, mode="r+", zarr_format=3)
+    return found.with_config({"write_empty_chunks": True})
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of a file, in one request.
 

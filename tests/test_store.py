@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
+import zarr
 from odc.geo.geobox import GeoBox
 from zarr.codecs import GzipCodec
 
@@ -95,6 +98,28 @@ def test_an_empty_chunk_is_still_written(store):
     tile = store.grid.tile_at(0, 0)
     store.write("map/2018", tile, {"level3": np.zeros(tile.shape, np.uint16)})
     assert all(path.exists() for path in store.chunk_files("map/2018", ["level3"], tile))
+
+
+def test_no_chunk_is_left_out_whatever_other_threads_set(store):
+    """As on workers of several threads: what zarr leaves out of its own accord is a setting of the whole process."""
+    ended = threading.Event()
+
+    def set_and_set_back():
+        while not ended.is_set():
+            with zarr.config.set({"array.write_empty_chunks": True}):
+                time.sleep(0.001)
+            time.sleep(0.001)
+
+    other = threading.Thread(target=set_and_set_back)
+    other.start()
+    try:
+        for tile in store.grid.tiles():  # whose scenes are all cloud
+            store.write("imagery/2018", tile, {"reflectance": np.full((2, 3, *tile.shape), -32768, np.int16)})
+    finally:
+        ended.set()
+        other.join()
+    files = [f for tile in store.grid.tiles() for f in store.chunk_files("imagery/2018", ["reflectance"], tile)]
+    assert [file for file in files if not file.exists()] == []
 
 
 def test_chunk_files_are_those_that_a_tile_writes(store):

@@ -75,8 +75,6 @@ class ZoneAreasWork(TileWork):
     zones: Zones
 
     def __call__(self) -> Done:
-        import dask
-
         from geoflow.mapping.areas import geobox_of, north_up, tally_blocks
 
         store, tile = self.open()
@@ -84,8 +82,8 @@ class ZoneAreasWork(TileWork):
         names, shapes = self.zones.on(store.grid.geobox)
         level = self.legend.deepest
         codes = north_up(store.dataset(self.group)[f"level{level}"].isel(tile.region))
-        with dask.config.set(scheduler="synchronous"):  # a task never asks the cluster that it runs on
-            tally = tally_blocks({level: codes}, shapes, geobox_of(codes))
+        # A task never asks the cluster that it runs on. Named here: what is set is the process's, not the thread's.
+        tally = tally_blocks({level: codes}, shapes, geobox_of(codes), "synchronous")
         found: dict[str, dict[str, float]] = {}
         for (zone, _, code), m2 in sorted(tally.items()):
             found.setdefault(str(names[zone]), {})[str(code)] = m2 / M2_PER_HA

@@ -33,7 +33,7 @@ from geoflow.labels.patchlabels import SCHEMES, UNKNOWN, scheme_codes, scheme_le
 from geoflow.labels.patchplan import PatchPlan
 from geoflow.labels.patchread import Layout, PatchChunk, Planned, codes_of
 from geoflow.labels.splits import SPLIT_NAMES
-from geoflow.places import entries, files_below, is_remote, place, upload, write_bytes, zarr_store
+from geoflow.places import entries, files_below, is_remote, place, upload, whole_array, write_bytes, zarr_store
 
 FORMAT = "geoflow-patches-2"
 ATTRIBUTE = "geoflow_patches"
@@ -106,13 +106,10 @@ class PatchStore:
 
     def write(self, number: int, chunk: PatchChunk) -> tuple[Path, ...]:
         """Write a chunk whole, and name its files."""
-        group = zarr.open_group(zarr_store(self.path), mode="r+", use_consolidated=False)
         files = []
-        with zarr.config.set({"array.write_empty_chunks": True}):
-            for name, values in chunk.arrays().items():
-                array = _array(group, name)
-                array[self.rows(number)] = values
-                files.append(self.path.joinpath(name, "c", str(number), *("0" for _ in values.shape[1:])))
+        for name, values in chunk.arrays().items():
+            whole_array(self.path, name)[self.rows(number)] = values
+            files.append(self.path.joinpath(name, "c", str(number), *("0" for _ in values.shape[1:])))
         return tuple(files)
 
     def facts(self, name: str) -> NDArray[Any]:
@@ -267,8 +264,7 @@ def _create_arrays(path: Path, plan: PatchPlan, described: dict[str, Any]) -> No
     attrs = {ATTRIBUTE: described, "Conventions": "CF-1.11", "title": f"BigEarthNet v{plan.index.version} patches"}
     group = zarr.create_group(path, zarr_format=3, attributes=attrs)
     _write_known(group, plan)
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        _make_read(group, plan)
+    _make_read(group, plan)
     _consolidate(path)
 
 

@@ -310,8 +310,11 @@ Pieces = tuple[tuple[int, Any], ...]
 """The zones on a block: position, and the polygon within the block or None where it covers the block."""
 
 
-def tally_blocks(arrays: dict[int, xr.DataArray], shapes: NDArray[Any] | None, geobox: GeoBox) -> Tally:
-    """`tally_block` of all blocks, computed one row of them at a time."""
+def tally_blocks(
+    arrays: dict[int, xr.DataArray], shapes: NDArray[Any] | None, geobox: GeoBox, scheduler: str | None = None
+) -> Tally:
+    """`tally_block` of all blocks, computed one row of them at a time, by Dask's scheduler of that name, else by the
+    one that is set."""
     first = next(iter(arrays.values())).data
     data = {level: array.data.rechunk(first.chunks) for level, array in arrays.items()}
     pixels = pixel_areas(geobox)
@@ -334,7 +337,7 @@ def tally_blocks(arrays: dict[int, xr.DataArray], shapes: NDArray[Any] | None, g
                 # Bound, not passed: Dask would look for graphs in every polygon.
                 count = partial(tally_block, pixels=pixels, origin=(y.start, x.start), pieces=pieces)
                 jobs.append(dask.delayed(count, pure=False, traverse=False)(codes))
-        for tally in dask.compute(*jobs):
+        for tally in dask.compute(*jobs, scheduler=scheduler):
             total.update(tally)
     return total
 

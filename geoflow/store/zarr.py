@@ -21,7 +21,7 @@ from odc.geo.geobox import GeoBox
 
 from geoflow.errors import StoreError
 from geoflow.grid import Grid, Tile
-from geoflow.places import entries, zarr_store
+from geoflow.places import entries, whole_array, zarr_store
 from geoflow.stopwatch import WRITE, spending
 from geoflow.store.axes import ensure_axes
 from geoflow.store.conventions import COMPRESSOR, place_attributes
@@ -229,11 +229,9 @@ class Store:
         StoreError
             If an array has another shape or dtype than the variable.
         """
-        # All-nodata chunks are written too: a chunk that is missing then always means data that is missing.
-        with zarr.config.set({"array.write_empty_chunks": True}), spending(WRITE):
-            node = zarr.open_group(zarr_store(self.path), mode="r+", path=group, use_consolidated=False)
+        with spending(WRITE):
             for name, values in arrays.items():
-                target = _array(node, name)
+                target = whole_array(self.path, f"{group}/{name}")
                 wanted = (*target.shape[:-2], *tile.shape)
                 if values.shape != wanted or values.dtype != target.dtype:
                     raise StoreError(
