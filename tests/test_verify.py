@@ -17,6 +17,10 @@ from typer.testing import CliRunner
 import geoflow as gf
 from geoflow.cli import app
 from geoflow.errors import StoreError
+from geoflow.jobs.estimate import worker_needs
+from geoflow.jobs.evaluate import read_summary
+from geoflow.jobs.flow import Flow
+from geoflow.jobs.jobfile import parse_job
 from geoflow.jobs.verify import Verified, repair_output, verify_output
 from geoflow.legends import Legend
 from geoflow.store.receipts import Receipts, read_sealed
@@ -137,6 +141,13 @@ def test_repair_restores_the_same_bytes(copy):
     summary = json.loads((copy / "summary.json").read_text())
     done = {name: stage["done"] for name, stage in summary["stages"].items() if stage["done"]}
     assert done == {"labels": 1, "merge-1ha": 1, "change": 3}, "more was done again than was bad"
+
+
+def test_a_damaged_model_does_not_stop_the_run_that_trains_it_again(copy):
+    job = parse_job(read_summary(copy)["config"])
+    before = worker_needs(Flow(job, copy))
+    flip(copy / "model/model.safetensors", np.random.default_rng(4))
+    assert worker_needs(Flow(job, copy)) == before
 
 
 @pytest.mark.slow

@@ -78,11 +78,9 @@ def worker_needs(flow: Flow) -> Needs:
 def _predict_peak(flow: Flow, tile_px: int) -> int:
     from geoflow.modelfile import read_header
 
-    imagery, folder = flow.section("imagery"), flow.model_folder
-    if (folder / "model.json").is_file():
-        window_px = read_header(folder).card.window_px
-    else:
-        window_px = flow.segmenter_options.map_window_px
+    imagery, given = flow.section("imagery"), flow.section("predict").model
+    # One that this run trains is not looked at: it may be damaged, which training it again will mend.
+    window_px = flow.segmenter_options.map_window_px if given is None else read_header(given).card.window_px
     classes = len(flow.legend.codes(flow.legend.levels[-1])) if flow.keeps_probabilities else 0
     return predict_bytes(tile_px, len(imagery.periods) * len(imagery.bands), window_px, 1, classes)
 
