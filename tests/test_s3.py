@@ -55,8 +55,8 @@ def objects(out: Path) -> dict[str, bytes]:
 
 
 def of_a_run(name: str) -> bool:
-    """Records of single runs, named after the moment, and the lock that only a disk has."""
-    return name.startswith("runs/") or name.endswith(".lock")
+    """Records of single runs, named after the moment; curves of trainings and the lock, which only a disk has."""
+    return name.startswith(("runs/", "logs/")) or name.endswith(".lock")
 
 
 def chunks(contents: dict[str, bytes]) -> dict[str, bytes]:
