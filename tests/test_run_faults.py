@@ -77,14 +77,16 @@ def test_a_server_with_hiccups_gives_the_same_pixels_and_all_is_told(served, und
     for kind in (503, "truncate", "reset", 500, "stall", 429):
         faults.plan("*/B0?.tif", kind, 1)
     # As many attempts as faults: a read that met two might fail, and its task start anew without what it had told.
-    summary = run(write_job(tiny_job, address, attempts=6), fresh)
+    # And more time than the others: on a machine with other work an answer may take three seconds by itself.
+    summary = run(write_job(tiny_job, address, attempts=6, timeout_s=6), fresh)
     faults.plans.clear()
     assert summary["status"] == "complete"
     same(fresh, undisturbed)
     failed = {path.split("/")[-2] for path, _ in faults.seen}
     assert len(faults.seen) == 6
-    assert {entry["scene"] for entry in summary["reads"]["2018"]["retried"]} == failed
-    assert sum(entry["times"] for entry in summary["reads"]["2018"]["retried"]) >= 6
+    retried = summary["reads"]["2018"]["retried"]
+    assert {entry["scene"] for entry in retried} == failed, retried
+    assert sum(entry["times"] for entry in retried) >= 6
     assert summary["reads"]["2018"]["lost"] == []
 
 
