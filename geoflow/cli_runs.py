@@ -125,8 +125,7 @@ def status(run: RunName, as_json: Json = False) -> None:
 
     Example: geoflow status out/quickstart
     """
-    from geoflow.jobs.evaluate import read_summary
-    from geoflow.jobs.records import find_record, records_of
+    from geoflow.jobs.records import find_record, read_summary, records_of
     from geoflow.jobs.runtables import brief, print_run, state_line
     from geoflow.jobs.tables import how_it_ended, print_paths, print_summary
     from geoflow.places import place

@@ -13,7 +13,7 @@ from torch import nn
 from geoflow import nets
 from geoflow.errors import ModelError
 from geoflow.inputs import InputSpec
-from geoflow.learning.options import SegmenterOptions
+from geoflow.learning.options import WELL_KNOWN_ENCODERS, SegmenterOptions
 from geoflow.learning.train import fit_segmenter
 from geoflow.legends import legend
 from geoflow.mapping.engines import load_engine
@@ -110,6 +110,11 @@ def test_a_net_without_an_encoder_says_so() -> None:
         nets.check_names("temporal-cnn", "resnet18", pretrained=True)
     with pytest.raises(ModelError, match="to train"):
         nets.check_names("ensemble", "resnet18")
+
+
+@pytest.mark.parametrize("encoder", WELL_KNOWN_ENCODERS)
+def test_encoders_that_a_job_is_not_asked_about_are_there(encoder: str) -> None:
+    nets.check_names(SegmenterOptions.architecture, encoder, pretrained=True)
 
 
 def test_periods_are_told_apart_by_attention_and_shared_by_the_encoder() -> None:

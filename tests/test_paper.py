@@ -13,11 +13,11 @@ import geoflow as gf
 from geoflow.cli import app
 from geoflow.errors import JobError, LegendError, StoreError
 from geoflow.jobs import paperreport
-from geoflow.jobs.evaluate import read_summary
 from geoflow.jobs.flow import Flow
 from geoflow.jobs.jobfile import parse_job
 from geoflow.jobs.paper import evaluate_paper
 from geoflow.jobs.papermodels import patches_of
+from geoflow.jobs.records import read_summary
 from geoflow.legends import legend
 
 CORINE = legend("corine")

@@ -321,9 +321,24 @@ def test_a_second_run_needs_no_torch(own_copy):
     job, out = own_copy
     done = geoflow("run", job, "--out", out, PYTHONPROFILEIMPORTTIME="1")
     assert done.returncode == 0, done.stderr
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    imported = imported_by(done)
     assert "geoflow.jobs.flow" in imported
     assert not imported & {"torch", "distributed", "matplotlib"}
+
+
+def imported_by(done):
+    return {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+
+def test_a_question_is_answered_without_what_work_needs(finished, tiny_job):
+    """Seconds of a core, which whoever asks would wait for."""
+    _, out = finished
+    asked = geoflow("status", out, PYTHONPROFILEIMPORTTIME="1")
+    assert "geoflow.jobs.records" in imported_by(asked)
+    assert not imported_by(asked) & {"torch", "distributed", "xarray", "zarr", "pandas", "geopandas"}
+    checked = geoflow("validate", tiny_job(), PYTHONPROFILEIMPORTTIME="1")
+    assert "geoflow.jobs.checks" in imported_by(checked)
+    assert not imported_by(checked) & {"torch", "distributed"}
 
 
 @pytest.mark.parametrize("stage", ["imagery", "predict", "change"])

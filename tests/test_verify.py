@@ -18,9 +18,9 @@ import geoflow as gf
 from geoflow.cli import app
 from geoflow.errors import StoreError
 from geoflow.jobs.estimate import worker_needs
-from geoflow.jobs.evaluate import read_summary
 from geoflow.jobs.flow import Flow
 from geoflow.jobs.jobfile import parse_job
+from geoflow.jobs.records import read_summary
 from geoflow.jobs.verify import Verified, repair_output, verify_output
 from geoflow.legends import Legend
 from geoflow.store.receipts import Receipts, read_sealed

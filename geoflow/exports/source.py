@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from geoflow.errors import ExportError, StoreError
 from geoflow.exports.layers import Layer, layers_there
-from geoflow.jobs.evaluate import read_summary
+from geoflow.jobs.records import read_summary
 from geoflow.legends import Legend, legend
 from geoflow.places import place, read_bytes
 from geoflow.store.receipts import digest

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from geoflow.errors import JobError
-from geoflow.jobs.evaluate import read_summary
 from geoflow.jobs.flow import Flow
 from geoflow.jobs.jobfile import parse_job
+from geoflow.jobs.records import read_summary
 from geoflow.places import local_copy
 from geoflow.store.reading import open_store
 

@@ -126,9 +126,9 @@ def subject_of(source: str | Path, scheme: str | None = None, changed: Mapping[s
     GeoflowError
         If there is neither, or an option is unknown.
     """
-    from geoflow.jobs.evaluate import read_summary
     from geoflow.jobs.flow import Flow
     from geoflow.jobs.jobfile import parse_job
+    from geoflow.jobs.records import read_summary
     from geoflow.learning.options import ClassifierOptions
 
     path = place(source)

@@ -186,10 +186,15 @@ def _check_weights(key: str, options: ClassifierOptions | SegmenterOptions) -> N
 
 
 def _check_net(flow: Flow) -> None:
-    """The net that is to be trained can be built; not asked again once it is trained, since torch loads slowly."""
+    """The net that is to be trained can be built. Torch and its like take ten seconds of a core to load: they are asked
+    only for names that are not known without them, and not again once it is trained."""
+    from geoflow.learning.options import WELL_KNOWN_ENCODERS, SegmenterOptions
+
     options = flow.segmenter_options
     _check_weights("train.options", options)
     if flow.receipts.read("train", "model") is not None:
+        return
+    if options.architecture == SegmenterOptions.architecture and options.encoder in WELL_KNOWN_ENCODERS:
         return
     from geoflow import nets
 

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from geoflow.errors import JobError, StoreError
+from geoflow.errors import JobError
 from geoflow.jobs.flow import Flow
 from geoflow.jobs.jobfile import parse_job
 from geoflow.jobs.outcome import split_finished
+from geoflow.jobs.records import read_summary
 from geoflow.jobs.summary import accuracy_summary
 from geoflow.jobs.tasks import perform
-from geoflow.places import read_bytes
-
-
-def read_summary(out: Path) -> dict[str, Any]:
-    """``OUT/summary.json`` of a run.
-
-    Raises
-    ------
-    StoreError
-        If there is none.
-    """
-    path = out / "summary.json"
-    try:
-        return dict(json.loads(read_bytes(path)))
-    except FileNotFoundError:
-        raise StoreError(f"{out} is not the output of a run: there is no {path.name} in it") from None
-    except json.JSONDecodeError as error:
-        raise StoreError(f"{path} is damaged: {error}") from None
 
 
 def evaluate_run(out: Path, truth: Mapping[str, Path]) -> dict[str, Any]:

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from geoflow.errors import JobError, StoreError
-from geoflow.jobs.evaluate import read_summary
 from geoflow.jobs.flow import Flow
 from geoflow.jobs.jobfile import parse_job
 from geoflow.jobs.papermodels import ALL, Pair, patch_legend, patches_of, train_pairs, with_options
+from geoflow.jobs.records import read_summary
 from geoflow.jobs.work import area_mask
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from geoflow.errors import JobError, StoreError
-from geoflow.jobs.evaluate import read_summary
 from geoflow.jobs.flow import Flow
 from geoflow.jobs.jobfile import parse_job
+from geoflow.jobs.records import read_summary
 from geoflow.learning.loop import Setting
 from geoflow.learning.lrfinder import Finder, Found, Sweep
 

@@ -344,3 +344,20 @@ class Recorder:
         # A disk that is full stops the tasks, which say so; the record of it must not be what the run dies of.
         with self._writing, contextlib.suppress(*failures()):
             write_json(self.record.folder / "run.json", self.record.content)
+
+
+def read_summary(out: Path) -> dict[str, Any]:
+    """``OUT/summary.json`` of a run.
+
+    Raises
+    ------
+    StoreError
+        If there is none.
+    """
+    path = out / "summary.json"
+    try:
+        return dict(json.loads(read_bytes(path)))
+    except FileNotFoundError:
+        raise StoreError(f"{out} is not the output of a run: there is no {path.name} in it") from None
+    except json.JSONDecodeError as error:
+        raise StoreError(f"{path} is damaged: {error}") from None

@@ -82,7 +82,7 @@ class SubmittedRun:
         TimeoutError
             See `wait`.
         """
-        from geoflow.jobs.evaluate import read_summary
+        from geoflow.jobs.records import read_summary
 
         status = self.wait(timeout_s)
         if status == "complete":

@@ -157,9 +157,9 @@ def groups(country: xr.DataTree, name: str) -> list[str]:
 def _legend_of(out: Path, name: str) -> Legend:
     """The legend of a run: that of its job, or the built-in one that the store names."""
     if (out / "summary.json").exists():
-        from geoflow.jobs.evaluate import read_summary
         from geoflow.jobs.flow import Flow
         from geoflow.jobs.jobfile import parse_job
+        from geoflow.jobs.records import read_summary
 
         found: Legend = Flow(parse_job(read_summary(out)["config"]), out.resolve()).legend
         if found.name == name:

@@ -260,8 +260,8 @@ def repair_output(
     GeoflowError
         As `geoflow.jobs.run.run_job`: the job's inputs must be there.
     """
-    from geoflow.jobs.evaluate import read_summary
     from geoflow.jobs.jobfile import parse_job
+    from geoflow.jobs.records import read_summary
     from geoflow.jobs.run import run_job
 
     folder = place(out).resolve()

@@ -80,8 +80,8 @@ def country_of(out: Path) -> Country:
     StoreError
         If there is no such run, or it has no labels or no imagery of their epoch.
     """
-    from geoflow.jobs.evaluate import read_summary
     from geoflow.jobs.jobfile import parse_job
+    from geoflow.jobs.records import read_summary
     from geoflow.store.zarr import open_for_writing
 
     flow = Flow(parse_job(read_summary(out)["config"]), out.resolve())

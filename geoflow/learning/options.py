@@ -11,6 +11,9 @@ from geoflow.learning.augment import Alterations
 RGB = ("B04", "B03", "B02")
 """Band order of nets that were trained on photographs."""
 
+WELL_KNOWN_ENCODERS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+"""Encoders that are there with any segmentation-models-pytorch, so that nobody need load it to be told."""
+
 STRIDE_PX = 32
 """Windows are multiples of this: every encoder halves its input five times."""
 

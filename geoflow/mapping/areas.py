@@ -15,7 +15,6 @@ import odc.geo.xr  # noqa: F401  (the .odc accessor)
 import pandas as pd
 import shapely
 import xarray as xr
-from dask.array.core import slices_from_chunks
 from numpy.typing import NDArray
 from odc.geo.geobox import GeoBox
 from pyproj import CRS, Transformer
@@ -315,6 +314,8 @@ def tally_blocks(
 ) -> Tally:
     """`tally_block` of all blocks, computed one row of them at a time, by Dask's scheduler of that name, else by the
     one that is set."""
+    from dask.array.core import slices_from_chunks  # half a second to load, which who only names zones need not wait
+
     first = next(iter(arrays.values())).data
     data = {level: array.data.rechunk(first.chunks) for level, array in arrays.items()}
     pixels = pixel_areas(geobox)
