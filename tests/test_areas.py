@@ -19,7 +19,8 @@ from shapely.geometry import LineString, Point, Polygon, box
 
 from geoflow.errors import GridError, LegendError
 from geoflow.legends import legend
-from geoflow.mapping.areas import areas, pixel_areas
+from geoflow.mapping.areas import areas
+from geoflow.mapping.pixelareas import pixel_areas
 
 CORINE = legend("corine")
 CODES = np.array([0, 111, 112, 211, 311, 312, 990], np.uint16)

@@ -80,7 +80,7 @@ def vectorise(arrays: Mapping[str, NDArray[Any]], y: slice, x: slice, geobox: Ge
     geobox : GeoBox
         Of the whole map.
     """
-    from geoflow.mapping.areas import pixel_areas
+    from geoflow.mapping.pixelareas import pixel_areas
 
     changed = arrays["change"] == CHANGED
     labels = _labelled(changed, arrays["from_code"].astype(np.int64) * 65536 + arrays["to_code"])
